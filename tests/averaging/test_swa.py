@@ -2,6 +2,7 @@
 
 import copy
 import io
+import itertools
 from contextlib import contextmanager
 
 import pytest
@@ -11,6 +12,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lookaround import Lookahead, Lookaround
 from lookaround.averaging import CyclicalLR, FoldedSWA, HighConstantLR, PretrainingLR
+from reference import nested_loops
+from reference.problems import Noisy, set_gradients
 
 
 def problem():
@@ -27,7 +30,7 @@ def train_step(model, optimizer, batch):
     optimizer.step()
 
 
-def nested_loops(folds, cycle):
+def written_out(folds, cycle):
     """Algorithms 1 to 3 as printed: samples in a list, the mean at a fold's end, the next fold from there."""
     model, optimizer, batches = problem()
     length = len(batches) // folds
@@ -55,7 +58,7 @@ def test_folds_are_the_nested_loops_written_out(folds, cycle):
     assert ends == [i % (24 // folds) == 0 for i in range(1, 25)]
     assert (swa.iteration, swa.fold) == (24, folds)
     assert swa.average.count == 24 // folds // cycle
-    for key, value in nested_loops(folds, cycle).items():
+    for key, value in written_out(folds, cycle).items():
         torch.testing.assert_close(model.state_dict()[key], value, rtol=1e-9, atol=1e-12)
 
 
@@ -120,6 +123,37 @@ def test_swa_inside_a_run_of_rounds_samples_the_average_and_not_a_branch(wrap):
         swa.step()
     for key, value in model.named_parameters():
         torch.testing.assert_close(value, sum(s[key] for s in samples) / len(samples))
+
+
+@pytest.mark.parametrize("folds", [1, 2, 3])
+@pytest.mark.parametrize(("branches", "alpha"), [(1, 0.5), (3, 1.0), (2, 0.6)])
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_folds_inside_rounds_are_the_nested_loops_written_out(folds, branches, alpha, k):
+    problem, length = Noisy(5), 24 // folds
+    start, ended = problem.start, 0
+    for _ in range(folds):  # each fold is a run of its own, from the mean of the one before
+        loops = nested_loops.lookaround(
+            start,
+            lambda branch, step, weights, ended=ended: problem.gradient(branch, ended + step, weights),
+            lambda params: torch.optim.SGD(params, lr=0.1),
+            -(-length // k),
+            lambda t: k,
+            branches,
+            alpha,
+        )
+        points = [weights[0] for weights in itertools.islice(loops, length)]
+        samples = points[k - 1 :: k]
+        start = [sum(column) / len(samples) for column in zip(*samples, strict=True)]
+        ended += length
+    model = nn.ParameterList(problem.parameters())
+    optimizer = Lookaround(torch.optim.SGD(model.parameters(), lr=0.1), branches, k, alpha=alpha)
+    swa = FoldedSWA(model, iterations=24, cycle=k, folds=folds, point=optimizer.averaged, restart=optimizer.restart)
+    for step in range(24):
+        for branch in optimizer.around():
+            set_gradients(list(model), problem.gradient(branch, step, list(model)))
+            optimizer.step()
+        swa.step()
+    torch.testing.assert_close([p.detach() for p in model], start, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize(

@@ -59,10 +59,20 @@ def compare(wrap, inner, mesh) -> None:
         ours.step(closure_for(ours, sharded, step))
         theirs.step(closure_for(theirs, plain, step))
         if hasattr(ours, "averaged"):
+            if step == 4:
+                restart(ours, sharded), restart(theirs, plain)
             with ours.averaged(), theirs.averaged():
                 assert_same(sharded, plain)
         assert_same(sharded, plain)
     assert storage == [p.to_local().data_ptr() for p in sharded.parameters()]
+
+
+def restart(optimizer, model) -> None:
+    """In the middle of a round, from weights that something else has put into the model."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(0.5)
+    optimizer.restart()
 
 
 def assert_same(sharded, plain) -> None:

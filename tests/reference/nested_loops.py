@@ -5,7 +5,7 @@ step, ``make_inner(params)`` an optimizer of torch. Each function yields what th
 branches of lists of tensors.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -60,25 +60,37 @@ def lookaround(
     branches: int,
     alpha: float = 1.0,
     inner_state: str = "maintain",
+    restarts: Mapping[int, Sequence[Tensor]] | None = None,
 ) -> Iterator[list[Weights]]:
-    """Zhang et al. 2023, Algorithm 1: for t: for i in 1..k: for j in 1..d: θ_j ← A_j(θ_j); φ ← φ + α (mean_j θ_j - φ); θ_j ← φ."""
+    """Zhang et al. 2023, Algorithm 1: for t: for i in 1..k: for j in 1..d: θ_j ← A_j(θ_j); φ ← φ + α (mean_j θ_j - φ); θ_j ← φ.
+
+    After a step among ``restarts`` a new round starts from the weights given there: the unfinished one is not counted.
+    """
     slow = copies(start)
     fast = [[torch.nn.Parameter(w) for w in copies(start)] for _ in range(branches)]
     inner = [make_inner(params) for params in fast]
     slow_momentum: dict[tuple[int, str], Tensor] = {}
-    step = 0
-    for t in range(rounds):
+    restarts = restarts or {}
+    step = t = 0
+    while t < rounds:
         for i in range(k(t)):
             for j in range(branches):
                 inner_step(fast[j], inner[j], gradient(j, step, fast[j]))
             step += 1
-            if i == k(t) - 1:
+            ends = i == k(t) - 1
+            if ends:
                 mean = [sum(t.detach() for t in column) / branches for column in zip(*fast, strict=True)]
                 slow = [phi + alpha * (m - phi) for phi, m in zip(slow, mean, strict=True)]
+            if step in restarts:
+                slow = copies(restarts[step])
+            if ends or step in restarts:
                 for j in range(branches):
                     put(fast[j], slow)
                 treat_momentum(inner_state, fast, inner, slow_momentum, alpha)
             yield [copies(params) for params in fast]
+            if step in restarts:
+                break
+        t += ends
 
 
 def treat_momentum(

@@ -31,7 +31,7 @@ class FoldedSWA:
             Lookahead or Lookaround run, where it is the average and not the branch the model holds. By default the
             model as it is.
         restart: Called after the average was written into the model, for an inner optimizer that keeps weights of its
-            own and must take the new ones over.
+            own and must take the new ones over: ``optimizer.restart`` inside a Lookahead or Lookaround run.
         buffers: Policies for buffers, as in :class:`~lookaround.averaging.RunningAverage`.
         offload: Keep the average in host memory.
 

@@ -40,6 +40,31 @@ def average_all(wrapper: "Rounds", *, write_back: bool) -> None:
         _restart(wrapper, left_out)
 
 
+def restart_all(wrapper: "Rounds") -> None:
+    """Make the weights and buffers in the model the common start of everything that is weights; momentum goes as at an average."""
+    left_out = _left_out(wrapper, set())
+    if not wrapper._at_start():
+        for lists in _momentum(wrapper):
+            _average(lists, wrapper.branch, left_out, write_back=True)
+    for lists in _copied(wrapper):
+        for others in [*lists.idle.values(), lists.slow]:
+            if others is not None:
+                copy_(others, lists.fast)
+    _restart(wrapper, left_out)
+
+
+def _copied(wrapper: "Rounds") -> Iterator[Lists]:
+    """Everything that a restart overwrites with the model's: what there is of it, before the first step nothing."""
+    params = wrapper._params()
+    for key, values in wrapper._branches.foreign(wrapper.branch).items():
+        if key.endswith(".slow"):
+            copy_(list(values.values()), [params[i] for i in values])
+    yield from [*_weights(wrapper), *_nested(wrapper)]
+    if all(wrapper._branches.weights(branch) for branch in wrapper._branches.idle()):
+        yield from _buffers(wrapper, set())
+        _copy_counters(wrapper)
+
+
 def prepare(wrapper: "Rounds") -> None:
     """Create the slow weights of nested wrappers and of momentum with the first step: a checkpoint's keys do not change after it."""
     list(_nested(wrapper))

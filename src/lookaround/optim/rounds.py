@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lookaround.optim import momentum, slow, swap
-from lookaround.optim.average import average_all, prepare
+from lookaround.optim.average import average_all, prepare, restart_all
 from lookaround.optim.branches import BranchStore
 from lookaround.optim.checks import (
     Period,
@@ -188,6 +188,43 @@ class Rounds(Wrapper):
         self._walk = None
         if not self._at_start() and not self._get("start"):
             self._end_round()
+
+    def restart(self) -> None:
+        """Begin a new round from the weights (and buffers) in the model, which something else has replaced, as from an average.
+
+        All branches and φ become them, what the unfinished round has made is dropped, and momentum goes as ``inner_state`` says.
+        For procedures that write weights into the model in the middle of a training, such as the folds of SWA:
+        ``FoldedSWA(…, point=optimizer.averaged, restart=optimizer.restart)``. Without this call a wrapper goes on towards the
+        weights it keeps. While ``start`` lasts and before the first step nothing is kept, and the next step takes the weights as
+        they are.
+
+        Raises:
+            ValueError: called inside `averaged`.
+
+        Example:
+            >>> import torch
+            >>> from lookaround.optim import Lookahead
+            >>> weight = torch.nn.Parameter(torch.tensor([1.0]))
+            >>> optimizer = Lookahead(torch.optim.SGD([weight], lr=0.1), k=2, alpha=0.5)
+            >>> def steps(count):
+            ...     for _ in range(count):
+            ...         optimizer.zero_grad()
+            ...         weight.sum().backward()
+            ...         optimizer.step()
+            >>> steps(1)
+            >>> _ = weight.data.fill_(5.0)
+            >>> optimizer.restart()
+            >>> steps(2)
+            >>> weight.data  # from 5.0 to 4.8 in two steps, half-way back
+            tensor([4.9000])
+        """
+        self._forbid_inside_averaged("restart()")
+        self._walk = None
+        if self._get("start"):
+            return
+        restart_all(self)
+        self._branches.load(0, same_weights=True)
+        self._new_round()
 
     def _end_round(self) -> None:
         if self._get("start"):
