@@ -22,6 +22,7 @@ class Kept(Display):
         self.losses: list[float | None] = []
         self.records: list[dict[str, Any]] = []
         self.notes: list[str] = []
+        self.skipped: list[int] = []
         self.closed = False
 
     def begin(self, minibatches: int) -> None:
@@ -29,6 +30,9 @@ class Kept(Display):
 
     def run(self, label: str, done: int) -> None:
         self.runs.append((label, done))
+
+    def skip(self, minibatches: int) -> None:
+        self.skipped.append(minibatches)
 
     def minibatch(self, loss: float | None) -> None:
         self.losses.append(loss)

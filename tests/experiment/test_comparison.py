@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lookaround.experiment import UsageError, train
+from lookaround.experiment import DivergedError, UsageError, train
 from lookaround.experiment.comparison import cpu_threads, to_device
 from lookaround.experiment.records import read_records
 from lookaround.experiment.training import Training
@@ -64,6 +64,36 @@ def test_an_unfinished_experiment_goes_on_only_when_asked(config, tmp_path, disp
         train(config, tmp_path, display)
     again = train(config, tmp_path, display, resume=True).results
     assert [replace(result, seconds=0.0) for result in again] == [replace(result, seconds=0.0) for result in done]
+
+
+def test_a_run_that_diverges_is_a_row_and_the_others_go_on(config, tmp_path, display):
+    config = replace(config, methods=("sgd", "adamw"), lr=1e30)  # adamw has a learning rate of its own
+    comparison = train(config, tmp_path, display)
+    assert [(result.method, result.seed) for result in comparison.results] == [("adamw", 0), ("adamw", 7)]
+    assert [(run.method, run.seed) for run in comparison.diverged] == [("sgd", 0), ("sgd", 7)]
+    assert comparison.networks == [tmp_path / "adamw" / f"seed-{seed}" / "model.safetensors" for seed in (0, 7)]
+    assert display.notes == [run.diverged for run in comparison.diverged]
+    assert display.notes[0].startswith("sgd with seed 0 diverged: ")
+    assert len(display.losses) + sum(display.skipped) + 2 == display.minibatches  # two ended with no finite loss
+    saved = json.loads((tmp_path / "results.json").read_text())
+    assert saved["diverged"] == [run.__dict__ for run in comparison.diverged]
+    rows = [(row["method"], row["seeds"], row["diverged"]) for row in saved["rows"]]
+    assert rows == [("sgd", 0, 2), ("adamw", 2, 0)]
+    assert (tmp_path / "table.md").read_text().splitlines()[2].startswith("| sgd (2 of 2 diverged) |            – |")
+    assert not list((tmp_path / "sgd").rglob("model.safetensors"))
+    files = contents(tmp_path)
+    assert train(config, tmp_path, display, resume=True).diverged == comparison.diverged
+    assert contents(tmp_path) == files
+
+
+def test_when_every_run_diverges_that_is_an_error_after_everything_is_written(config, tmp_path, display):
+    config = replace(config, methods=("sgd",), lr=1e30)
+    with pytest.raises(DivergedError, match=r"^every run has diverged: sgd with seed 0 diverged: .* try a lower"):
+        train(config, tmp_path, display)
+    assert "2 of 2 diverged" in (tmp_path / "table.md").read_text()
+    assert (tmp_path / "curves.png").exists()
+    with pytest.raises(DivergedError, match="every run has diverged"):
+        train(config, tmp_path, display)
 
 
 def test_resume_starts_what_was_not_begun(config, tmp_path, display):

@@ -14,12 +14,13 @@ def test_lines_say_run_epoch_loss_accuracy_and_the_time_left():
     seconds = iter([100.0, 103.0])
     with Lines(written.append, lambda: next(seconds)) as display:
         display.begin(100)
-        display.run("sgd, seed 0", 38)
+        display.run("sgd, seed 0", 30)
+        display.skip(8)
         display.minibatch(0.7)
         display.minibatch(None)
         display.epoch(RECORD)
         display.note("a note")
-    # Two minibatches took 3 s; of 100, 38 were done before and 60 remain.
+    # Two minibatches took 3 s; of 100, 30 were done before, 8 will not be and 60 remain.
     assert written == ["sgd, seed 0 | epoch 1 | loss 0.5000 | top-1 97.25 % | 1:30 left", "a note"]
 
 
@@ -30,7 +31,8 @@ def test_the_bar_shows_run_loss_accuracy_and_the_time_left():
     assert isinstance(display, Bar)
     with display:
         display.begin(10)
-        display.run("lookaround, seed 2", 4)
+        display.run("lookaround, seed 2", 3)
+        display.skip(1)
         for loss in (0.7, None, 0.25):
             display.minibatch(loss)
         display.epoch(RECORD)

@@ -15,10 +15,10 @@ def records(*errors: float):
     ]
 
 
-def drawn(tmp_path, monkeypatch, runs, config) -> Figure:
+def drawn(tmp_path, monkeypatch, runs, config, diverged=()) -> Figure:
     figures: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda self, file, **options: (figures.append(self), file.write(b"png")))
-    save_curves(tmp_path / "c.png", runs, config)
+    save_curves(tmp_path / "c.png", runs, config, diverged)
     assert (tmp_path / "c.png").read_bytes() == b"png"
     return figures[0]
 
@@ -45,6 +45,25 @@ def test_one_seed_has_no_band_and_no_error_at_all_can_be_drawn(tiny, tmp_path, m
     figure = drawn(tmp_path, monkeypatch, {("sgd", 0): records(5, 0)}, config)
     assert not figure.axes[0].collections
     assert "one seed" in figure.get_suptitle()
+
+
+def test_a_run_that_diverged_is_a_dotted_line_to_a_cross(tiny, tmp_path, monkeypatch):
+    config = replace(tiny, methods=("sgd", "sam"), seeds=(0, 1, 2))
+    runs = {("sgd", 0): records(30, 10), ("sgd", 1): records(50), ("sgd", 2): records(20, 20)}
+    runs |= {("sam", 0): records(8), ("sam", 1): [], ("sam", 2): records(9)}
+    diverged = {("sgd", 1), ("sam", 0), ("sam", 1), ("sam", 2)}
+    errors, _ = drawn(tmp_path, monkeypatch, runs, config, diverged).axes
+    assert [list(line.get_ydata()) for line in errors.lines] == [[25, 15], [50], [8], [9]]
+    assert [line.get_linestyle() for line in errors.lines] == ["-", ":", ":", ":"]
+    labels = [text.get_text() for text in errors.get_figure().axes[1].get_legend().get_texts()]
+    assert labels == ["sgd", "sgd (diverged)", "sam (diverged)"]
+
+
+def test_more_methods_than_colours_differ_in_style(tiny, tmp_path, monkeypatch):
+    methods = tuple(f"m{index}" for index in range(19))
+    config = replace(tiny, methods=methods)
+    errors, _ = drawn(tmp_path, monkeypatch, {(method, 0): records(5, 4) for method in methods}, config).axes
+    assert len({(line.get_color(), line.get_linestyle()) for line in errors.lines}) == 19
 
 
 def test_it_is_a_picture(tiny, tmp_path):

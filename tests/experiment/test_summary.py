@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from lookaround.experiment.results import Result
+from lookaround.experiment.results import Divergence, Result
 from lookaround.experiment.summary import Spread, summarize, table
 
 SGD = Result("sgd", 0, 97.0, 99.0, 0.1, 3000, 1, 10.0)
@@ -27,6 +27,18 @@ def test_the_table_is_markdown_and_aligned():
         "| sgd    | 97.50 ± 0.71 |  99.00 ± 0.00 | 0.1000 ± 0.0000 |    3,000 |        1 | 10.0 ± 0.0 |",
         "| sam    | 98.50 ± 0.00 | 100.00 ± 0.00 | 0.0800 ± 0.0000 |    6,000 |        1 | 21.0 ± 0.0 |",
     ]
+
+
+def test_what_diverged_is_counted_beside_the_numbers_of_the_rest():
+    ends = [Divergence("sgd", 1, "why", 7, 1.0), SGD, Divergence("sam", 0, "why", 7, 1.0), replace(SGD, seed=2)]
+    sgd, sam = rows = summarize(ends)
+    assert (sgd.seeds, sgd.diverged, sgd.top1, sgd.gradient_evaluations) == (2, 1, Spread(97.0, 0.0), 3000)
+    assert (sam.seeds, sam.diverged, sam.top1, sam.nll, sam.gradient_evaluations) == (0, 1, None, None, None)
+    assert [line.split("|")[1].strip() for line in table(rows).splitlines()[2:]] == [
+        "sgd (1 of 3 diverged)",
+        "sam (1 of 1 diverged)",
+    ]
+    assert [cell.strip() for cell in table(rows).splitlines()[3].split("|")[2:-1]] == ["–"] * 6
 
 
 def test_one_seed_has_no_deviation_and_few_classes_no_top_5():

@@ -17,7 +17,7 @@ from lookaround.commands.runs import Run, load_runs, network_of
 from lookaround.data import ImageData
 from lookaround.data.dataset import class_order
 from lookaround.experiment import TrainConfig, UsageError
-from lookaround.experiment.comparison import _SUBSET_SEED, cpu_threads, prepare
+from lookaround.experiment.comparison import SUBSET_SEED, cpu_threads, prepare
 from lookaround.experiment.evaluation import evaluate
 from lookaround.experiment.holdout import hold_out
 from lookaround.experiment.results import NETWORK
@@ -109,7 +109,7 @@ def _chosen_on(runs: Sequence[Run], config: TrainConfig, data: ImageData, split:
             "out the others, or choose on --split test"
         )
     whole = prepare(replace(config, train_images=None))
-    order = class_order(whole.train_labels, _SUBSET_SEED, proportional=False)
+    order = class_order(whole.train_labels, SUBSET_SEED, proportional=False)
     left = order[max(known) :].sort().values
     if not len(left):
         raise UsageError("the models were trained on every training image; choose on --split test")

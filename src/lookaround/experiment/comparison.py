@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,43 +13,17 @@ from lookaround.data import ImageData, load_data
 from lookaround.experiment.batches import Batches, branch_augmentations
 from lookaround.experiment.config import TrainConfig
 from lookaround.experiment.display import Display, Lines
-from lookaround.experiment.errors import UsageError
-from lookaround.experiment.files import write_atomically, write_json
+from lookaround.experiment.errors import DivergedError, UsageError
 from lookaround.experiment.folder import ExperimentFolder
 from lookaround.experiment.holdout import hold_out
 from lookaround.experiment.interrupts import StopRequest, stop_requests
 from lookaround.experiment.methods import METHODS
 from lookaround.experiment.networks import Architecture
-from lookaround.experiment.plots import save_curves
-from lookaround.experiment.records import METRICS, read_records
-from lookaround.experiment.results import NETWORK, Result
-from lookaround.experiment.summary import Row, summarize, table
+from lookaround.experiment.report import Comparison, report
 from lookaround.experiment.training import Training
 
-TABLE = "table.md"
-CURVES = "curves.png"
-RESULTS = "results.json"
 # Which images make a subset does not change with a run's seed: all runs train and test on the same ones.
-_SUBSET_SEED = 0
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A finished experiment.
-
-    Attributes:
-        results: of every run.
-        rows: one a method, over the seeds.
-        table: the rows as text.
-        curves: the picture of the learning curves.
-        networks: of every run, the safetensors file of its averaged weights.
-    """
-
-    results: list[Result]
-    rows: list[Row]
-    table: str
-    curves: Path
-    networks: list[Path]
+SUBSET_SEED = 0
 
 
 def train(config: TrainConfig, out: Path, display: Display | None = None, *, resume: bool = False) -> Comparison:
@@ -58,7 +32,8 @@ def train(config: TrainConfig, out: Path, display: Display | None = None, *, res
     ``out`` gets ``config.json``, ``results.json``, ``table.md``, ``curves.png`` and, for each run, a folder
     ``METHOD/seed-SEED`` with ``metrics.jsonl``, TensorBoard events, ``checkpoint.pt``, ``model.safetensors`` and
     ``result.json``; an ensemble's networks are ``member-0.safetensors`` and so on beside it. Each file is written whole
-    or not at all, and finished runs are never trained again.
+    or not at all, and finished runs are never trained again. A run whose loss is no longer finite ends there; the others go
+    on, and the table says which have diverged.
 
     Args:
         config: what to compute.
@@ -69,7 +44,7 @@ def train(config: TrainConfig, out: Path, display: Display | None = None, *, res
     Raises:
         UsageError: for anything that cannot be used: data, names, settings, folder, checkpoint.
         InterruptedRunError: after SIGINT or SIGTERM, with a checkpoint saved.
-        DivergedError: when a loss is no longer finite.
+        DivergedError: when every run has diverged; the table is written all the same.
         OSError: when a file cannot be written.
 
     Example:
@@ -86,7 +61,7 @@ def train(config: TrainConfig, out: Path, display: Display | None = None, *, res
     """
     display = display or Lines(print)
     folder = ExperimentFolder(out, config)
-    if folder.exists and not resume and None in _results(folder).values():
+    if folder.exists and not resume and None in folder.ends().values():
         raise UsageError(f"{out} holds this experiment, unfinished: add --resume to go on, or choose another --out")
     data = prepare(config)
     with cpu_threads(config.threads), stop_requests() as stop:
@@ -94,7 +69,7 @@ def train(config: TrainConfig, out: Path, display: Display | None = None, *, res
         if changed:
             display.note(f"{out}: {changed}")
         _train_all(folder, data, display, stop)
-    return _report(folder)
+    return report(folder)
 
 
 def prepare(config: TrainConfig) -> ImageData:
@@ -112,7 +87,7 @@ def prepare(config: TrainConfig) -> ImageData:
     try:
         branch_augmentations(config)
         data = load_data(config.data, config.root, size=config.image_size)
-        data = data.subset(config.train_images, config.test_images, _SUBSET_SEED)
+        data = data.subset(config.train_images, config.test_images, SUBSET_SEED)
         Architecture.for_data(config.model, config.width, data).build()
         hold_out(data, config, config.methods[0])
     except ValueError as error:
@@ -148,15 +123,9 @@ def to_device(data: ImageData, name: str) -> ImageData:
         raise UsageError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
 
 
-def _results(folder: ExperimentFolder) -> dict[tuple[str, int], Result | None]:
-    """Of every run, seed by seed, so that the methods of a comparison progress together."""
-    runs = [(method, seed) for seed in folder.config.seeds for method in folder.config.methods]
-    return {run: folder.result(*run) for run in runs}
-
-
 def _train_all(folder: ExperimentFolder, data: ImageData, display: Display, stop: StopRequest) -> None:
     config = folder.config
-    open_runs = [run for run, result in _results(folder).items() if result is None]
+    open_runs = [run for run, end in folder.ends().items() if end is None]
     if not open_runs:
         display.note(f"every run in {folder.path} is finished; nothing to train")
     trained_on, _ = hold_out(data, config, config.methods[0])
@@ -166,7 +135,11 @@ def _train_all(folder: ExperimentFolder, data: ImageData, display: Display, stop
         for method, seed in open_runs:
             training = _training(folder, data, method, seed, display)
             display.run(f"{method}, seed {seed}", training.step)
-            training.train(stop)
+            try:
+                training.train(stop)
+            except DivergedError as error:
+                display.note(training.give_up(str(error)).diverged)
+                display.skip(training.total - training.step)
 
 
 def _training(folder: ExperimentFolder, data: ImageData, method: str, seed: int, display: Display) -> Training:
@@ -176,15 +149,3 @@ def _training(folder: ExperimentFolder, data: ImageData, method: str, seed: int,
         return Training(folder.config, data, method, seed, path, display)
     except ValueError as error:
         raise UsageError(str(error)) from error
-
-
-def _report(folder: ExperimentFolder) -> Comparison:
-    results = [result for result in _results(folder).values() if result is not None]
-    rows = summarize(results)
-    text = table(rows)
-    runs = {(result.method, result.seed): folder.run(result.method, result.seed) for result in results}
-    records = {run: read_records(path / METRICS) for run, path in runs.items()}
-    write_json(folder.path / RESULTS, {"rows": list(map(asdict, rows)), "runs": list(map(asdict, results))})
-    write_atomically(folder.path / TABLE, f"{text}\n".encode())
-    save_curves(folder.path / CURVES, records, folder.config)
-    return Comparison(results, rows, text, folder.path / CURVES, [path / NETWORK for path in runs.values()])

@@ -30,6 +30,10 @@ class Display(ABC):
         """A run starts, or goes on after ``done`` of its minibatches."""
 
     @abstractmethod
+    def skip(self, minibatches: int) -> None:
+        """The run has diverged: so many of its minibatches will not be trained on."""
+
+    @abstractmethod
     def minibatch(self, loss: float | None) -> None:
         """A minibatch is trained on; its mean loss, where it was fetched."""
 
@@ -68,6 +72,9 @@ class Lines(Display):
         self._label = label
         self._left_over -= done
 
+    def skip(self, minibatches: int) -> None:
+        self._left_over -= minibatches
+
     def minibatch(self, loss: float | None) -> None:
         self._left_over -= 1
         self._trained += 1
@@ -104,6 +111,10 @@ class Bar(Display):
     def run(self, label: str, done: int) -> None:
         self._total -= done
         self._progress.update(self._task, description=label, total=self._total, loss="–", top1="–")
+
+    def skip(self, minibatches: int) -> None:
+        self._total -= minibatches
+        self._progress.update(self._task, total=self._total)
 
     def minibatch(self, loss: float | None) -> None:
         shown = {} if loss is None else {"loss": f"{loss:.3f}"}

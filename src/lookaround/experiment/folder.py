@@ -13,7 +13,7 @@ import torch
 from lookaround.experiment.config import TrainConfig, difference
 from lookaround.experiment.errors import UsageError
 from lookaround.experiment.files import is_partial, write_json
-from lookaround.experiment.results import RESULT, Result
+from lookaround.experiment.results import RESULT, Divergence, Result
 
 CONFIG = "config.json"
 
@@ -83,7 +83,7 @@ class ExperimentFolder:
         """The folder of one run."""
         return self.path / method / f"seed-{seed}"
 
-    def result(self, method: str, seed: int) -> Result | None:
+    def result(self, method: str, seed: int) -> Result | Divergence | None:
         """How a run ended, or None if it has not.
 
         Raises:
@@ -93,9 +93,15 @@ class ExperimentFolder:
         if not path.exists():
             return None
         try:
-            return Result(**json.loads(path.read_text(encoding="utf-8")))
+            saved = json.loads(path.read_text(encoding="utf-8"))
+            return Divergence(**saved) if "diverged" in saved else Result(**saved)
         except (ValueError, TypeError) as error:
             raise UsageError(f"{path} is damaged; remove it to finish that run again") from error
+
+    def ends(self) -> dict[tuple[str, int], Result | Divergence | None]:
+        """How every run ended, seed by seed, so that the methods of a comparison progress together."""
+        runs = [(method, seed) for seed in self.config.seeds for method in self.config.methods]
+        return {run: self.result(*run) for run in runs}
 
 
 def environment(device: torch.device) -> dict[str, str | int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,28 @@ from lookaround.experiment.config import TrainConfig
 from lookaround.experiment.files import write_atomically
 
 Records = Sequence[Mapping[str, Any]]
+Run = tuple[str, int]
 # Okabe and Ito's colours, which the colour-blind can tell apart; the black comes last.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
+# For the methods beyond as many as there are colours.
+_STYLES = ("-", "--", "-.")
 _PANELS = (("top1", "test error, %"), ("nll", "test NLL, nats"))
 
 
-def save_curves(path: Path, runs: Mapping[tuple[str, int], Records], config: TrainConfig) -> None:
+def save_curves(
+    path: Path, runs: Mapping[Run, Records], config: TrainConfig, diverged: Collection[Run] = frozenset()
+) -> None:
     """Draws test error and NLL of the averaged weights against gradient evaluations, as PNG.
 
-    A line is the mean over a method's seeds, its band reaches from the least to the greatest seed. The scale is
-    logarithmic, as the differences that matter are at the end.
+    A line is the mean over a method's seeds, its band reaches from the least to the greatest seed. A run that diverged is a
+    dotted line of its own, with a cross where it ended. The scale is logarithmic, as the differences that matter are at
+    the end.
 
     Args:
         path: of the picture, written atomically.
         runs: every run's records, by method and seed.
         config: for the title.
+        diverged: the runs that ended early.
 
     Raises:
         OSError: when it cannot be written.
@@ -37,12 +44,17 @@ def save_curves(path: Path, runs: Mapping[tuple[str, int], Records], config: Tra
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     panels = figure.subplots(1, len(_PANELS))
     for axes, (value, label) in zip(panels, _PANELS, strict=True):
-        for method, colour in zip(config.methods, _cycle(len(config.methods)), strict=True):
-            _draw(axes, [runs[method, seed] for seed in config.seeds], value, method, colour)
+        for index, method in enumerate(config.methods):
+            colour, style = _COLOURS[index % len(_COLOURS)], _STYLES[index // len(_COLOURS) % len(_STYLES)]
+            ended = [runs[method, seed] for seed in config.seeds if (method, seed) not in diverged]
+            broken = [runs[method, seed] for seed in config.seeds if (method, seed) in diverged]
+            _draw(axes, ended, value, method, colour, style)
+            _draw_broken(axes, broken, value, f"{method} (diverged)", colour)
         axes.set(xlabel="gradient evaluations", ylabel=label, yscale="log")
         _plain_ticks(axes.yaxis)
         axes.grid(alpha=0.25)
-    panels[-1].legend(frameon=False)
+    if panels[-1].lines:
+        panels[-1].legend(frameon=False)
     seeds = f"{len(config.seeds)} seeds: mean, least to greatest" if len(config.seeds) > 1 else "one seed"
     figure.suptitle(f"{config.data}, {config.model}, {config.branches} copies a minibatch ({seeds})", fontsize="medium")
     picture = io.BytesIO()
@@ -50,16 +62,26 @@ def save_curves(path: Path, runs: Mapping[tuple[str, int], Records], config: Tra
     write_atomically(path, picture.getvalue())
 
 
-def _draw(axes: Any, runs: Sequence[Records], value: str, method: str, colour: str) -> None:
+def _draw(axes: Any, runs: Sequence[Records], value: str, method: str, colour: str, style: str) -> None:
+    if not runs:
+        return
     budget = [record["gradient_evaluations"] for record in runs[0]]
     curves = torch.tensor([[record[value] for record in run] for run in runs], dtype=torch.float64)
     if value == "top1":
         curves = 100 - curves
-    axes.plot(budget, curves.mean(0).tolist(), color=colour, label=method, linewidth=1.6)
+    axes.plot(budget, curves.mean(0).tolist(), color=colour, linestyle=style, label=method, linewidth=1.6)
     if len(runs) > 1:
         axes.fill_between(
             budget, curves.amin(0).tolist(), curves.amax(0).tolist(), color=colour, alpha=0.15, linewidth=0
         )
+
+
+def _draw_broken(axes: Any, runs: Sequence[Records], value: str, label: str, colour: str) -> None:
+    for index, run in enumerate(filter(None, runs)):
+        budget = [record["gradient_evaluations"] for record in run]
+        curve = [100 - record[value] if value == "top1" else record[value] for record in run]
+        label = label if index == 0 else "_nolegend_"
+        axes.plot(budget, curve, color=colour, label=label, linewidth=1, linestyle=":", marker="x", markevery=[-1])
 
 
 def _plain_ticks(axis: Any) -> None:
@@ -69,7 +91,3 @@ def _plain_ticks(axis: Any) -> None:
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(FormatStrFormatter("%g"))
     axis.set_minor_formatter(NullFormatter())
-
-
-def _cycle(count: int) -> list[str]:
-    return [_COLOURS[index % len(_COLOURS)] for index in range(count)]

@@ -33,3 +33,22 @@ class Result:
     gradient_evaluations: int
     forward_passes: int
     seconds: float
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """A run that ended early, because a loss was no longer finite. It is as final as a result: the same run would diverge again.
+
+    Attributes:
+        method: name of the method.
+        seed: of the run.
+        diverged: what was not finite, when, and what to do.
+        gradient_evaluations: minibatch gradients computed until then.
+        seconds: of training and evaluation, over all interruptions.
+    """
+
+    method: str
+    seed: int
+    diverged: str
+    gradient_evaluations: int
+    seconds: float

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lookaround.experiment.results import Result
+from lookaround.experiment.results import Divergence, Result
 
 
 @dataclass(frozen=True)
@@ -35,39 +35,49 @@ class Spread:
 
 @dataclass(frozen=True)
 class Row:
-    """One method of the table; see `Result` for the meaning and the units of the columns."""
+    """One method of the table; see `Result` for the meaning and the units of the columns.
+
+    Means and deviations are over the ``seeds`` that reached their end, beside which ``diverged`` did not; they are None where
+    there is nothing to average.
+    """
 
     method: str
     seeds: int
-    top1: Spread
+    diverged: int
+    top1: Spread | None
     top5: Spread | None
-    nll: Spread
-    gradient_evaluations: int
-    forward_passes: int
-    seconds: Spread
+    nll: Spread | None
+    gradient_evaluations: int | None
+    forward_passes: int | None
+    seconds: Spread | None
 
 
-def summarize(results: Sequence[Result]) -> list[Row]:
-    """A row for each method, in the order in which the methods first appear."""
-    return [_row([result for result in results if result.method == method]) for method in _methods(results)]
+def summarize(ends: Sequence[Result | Divergence]) -> list[Row]:
+    """A row for each method, in the order in which the methods first appear, from how its runs ended."""
+    return [_row(method, [end for end in ends if end.method == method]) for method in _methods(ends)]
 
 
-def _methods(results: Sequence[Result]) -> list[str]:
-    return list(dict.fromkeys(result.method for result in results))
+def _methods(ends: Sequence[Result | Divergence]) -> list[str]:
+    return list(dict.fromkeys(end.method for end in ends))
 
 
-def _row(results: Sequence[Result]) -> Row:
-    top5 = [result.top5 for result in results if result.top5 is not None]
+def _row(method: str, ends: Sequence[Result | Divergence]) -> Row:
+    results = [end for end in ends if isinstance(end, Result)]
     return Row(
-        method=results[0].method,
+        method=method,
         seeds=len(results),
-        top1=Spread.of([result.top1 for result in results]),
-        top5=Spread.of(top5) if top5 else None,
-        nll=Spread.of([result.nll for result in results]),
-        gradient_evaluations=results[0].gradient_evaluations,
-        forward_passes=results[0].forward_passes,
-        seconds=Spread.of([result.seconds for result in results]),
+        diverged=len(ends) - len(results),
+        top1=_spread([result.top1 for result in results]),
+        top5=_spread([result.top5 for result in results if result.top5 is not None]),
+        nll=_spread([result.nll for result in results]),
+        gradient_evaluations=results[0].gradient_evaluations if results else None,
+        forward_passes=results[0].forward_passes if results else None,
+        seconds=_spread([result.seconds for result in results]),
     )
+
+
+def _spread(values: Sequence[float]) -> Spread | None:
+    return Spread.of(values) if values else None
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -85,9 +95,18 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _cells(row: Row) -> list[str]:
-    top5 = "" if row.top5 is None else f"{row.top5:.2f}"
-    numbers = [f"{row.top1:.2f}", top5, f"{row.nll:.4f}"]
-    return [row.method, *numbers, f"{row.gradient_evaluations:,}", str(row.forward_passes), f"{row.seconds:.1f}"]
+    spreads = [(row.top1, ".2f"), (row.top5, ".2f"), (row.nll, ".4f")]
+    budgets = [(row.gradient_evaluations, ","), (row.forward_passes, ""), (row.seconds, ".1f")]
+    return [_label(row), *(_cell(value, spec) for value, spec in [*spreads, *budgets])]
+
+
+def _label(row: Row) -> str:
+    """The method, and of how many runs the numbers beside it are where some have diverged."""
+    return f"{row.method} ({row.diverged} of {row.seeds + row.diverged} diverged)" if row.diverged else row.method
+
+
+def _cell(value: Spread | int | None, spec: str) -> str:
+    return "–" if value is None else format(value, spec)
 
 
 def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -34,7 +34,7 @@ from lookaround.experiment.interrupts import StopRequest
 from lookaround.experiment.methods import METHODS, Method, Setting
 from lookaround.experiment.networks import Architecture, save_network
 from lookaround.experiment.records import Records
-from lookaround.experiment.results import CHECKPOINT, MEMBER, NETWORK, RESULT, Result
+from lookaround.experiment.results import CHECKPOINT, MEMBER, NETWORK, RESULT, Divergence, Result
 
 # Minibatches between two looks at the loss on an accelerator, which has to finish its queue for each.
 _LOOK_EVERY = 20
@@ -226,6 +226,14 @@ class Training:
             save_network(self.folder / MEMBER.format(index), member, self.architecture, notes)
         write_json(self.folder / RESULT, asdict(result))
         return result
+
+    def give_up(self, reason: str) -> Divergence:
+        """Leaves in the folder that the run has diverged; its records and its last checkpoint stay beside that."""
+        divergence = Divergence(
+            self.name, self.seed, reason, self.method.gradient_evaluations, round(self._seconds(), 3)
+        )
+        write_json(self.folder / RESULT, asdict(divergence))
+        return divergence
 
     def save(self) -> None:
         """Saves all that is needed to go on from here bit for bit."""
