@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from lookaround.experiment import UsageError, load_network, train
 from lookaround.experiment.batches import Batches
 from lookaround.experiment.methods import METHODS
 from lookaround.experiment.methods.registry import sgd
+from lookaround.experiment.records import METRICS, read_records
 from lookaround.experiment.schedule import learning_rate_factor
 
 AVERAGING = [
@@ -257,41 +258,22 @@ def test_evaluating_changes_nothing(start, method):
         assert torch.equal(predict(training.batches.prepare(training.data.test_images)), first)
 
 
-KILLED = """
-import os, signal, sys
-from dataclasses import replace
-from pathlib import Path
-from lookaround.experiment import TrainConfig, train
-from lookaround.experiment.training import Training
-config = TrainConfig(methods=tuple(sys.argv[2:]), train_images=64, test_images=30, batch_size=15, epochs=2, width=4,
-                     k=3, device="cpu", threads=1, checkpoint_every=1, norm_stats="reestimate")
-step = Training._train_minibatch
-def dying(self, minibatch):
-    step(self, minibatch)
-    if self.step == 7 and not (self.folder / "died").exists():
-        (self.folder / "died").touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-if sys.argv[1].endswith("killed"):
-    Training._train_minibatch = dying
-train(config, Path(sys.argv[1]), resume=True)
-"""
-
-
-def test_killed_in_the_middle_each_ends_in_the_same_bits(tmp_path):
-    """Every method is killed in its last part, between two checkpoints, in one experiment that is resumed each time."""
-    methods = ["swa", "snapshot-ensemble", "greedy-soup"]
-
-    def run(name: str) -> int:
-        words = [sys.executable, "-W", "ignore", "-c", KILLED, str(tmp_path / name), *methods]
-        return subprocess.run(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True).returncode
-
-    assert run("whole") == 0
-    assert [run("killed") for _ in methods] == [-signal.SIGKILL] * len(methods)
-    assert run("killed") == 0
-    files = sorted(path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*.safetensors"))
-    assert len(files) == len(methods) + 4
+def test_killed_three_times_each_method_ends_in_the_same_bits(tmp_path):
+    """Real processes really killed, in `lookaround train` with all methods, each in its first, a middle and its last minibatch."""
+    words = ["train", "--train-images", "64", "--test-images", "30", "--batch-size", "15", "--epochs", "2"]
+    words += ["--width", "4", "--k", "3", "--device", "cpu", "--checkpoint-every", "1", "--methods", *METHODS]
+    folders = [tmp_path / "whole", tmp_path / "killed"]
+    script = [sys.executable, str(Path(__file__).with_name("dying.py")), *map(str, folders), *words]
+    ran = subprocess.run(script, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines()[-1] == f"{3 * len(METHODS)} 0", ran.stderr
+    files = sorted(path.relative_to(folders[0]) for path in folders[0].rglob("*.safetensors"))
+    assert len(files) == len(METHODS) + sum(ENSEMBLES.values())
     for file in files:
-        assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+        assert (folders[1] / file).read_bytes() == (folders[0] / file).read_bytes(), file
+    for method in METHODS:
+        found, expected = (read_records(folder / method / "seed-0" / METRICS) for folder in folders[::-1])
+        assert [{**record, "seconds": 0} for record in found] == [{**record, "seconds": 0} for record in expected]
 
 
 def test_a_compiled_network_can_be_an_ensembles(start, monkeypatch):
