@@ -14,7 +14,7 @@ import lookaround.optim
 ROOT = Path(lookaround.__file__).parent
 # From the bottom to the top; a room may import from its own level's left and from below, as `design.md` draws it.
 ORDER = [
-    {"tensors"},
+    {"tensors", "files"},
     {"optim", "averaging", "theory", "landscape"},
     {"distributed"},
     {"data", "models"},
@@ -88,7 +88,7 @@ def sideways(room, other):
     return LEVEL[room] == LEVEL[other] and {room, other} != {"optim", "averaging"}
 
 
-LIGHT = [p for p in FILES if room_of(p) in {"__init__", "tensors", "optim", "averaging", "theory"}]
+LIGHT = [p for p in FILES if room_of(p) in {"__init__", "tensors", "files", "optim", "averaging", "theory"}]
 
 
 @pytest.mark.parametrize("path", LIGHT, ids=lambda p: str(p.relative_to(ROOT)))

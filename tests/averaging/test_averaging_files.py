@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from lookaround.averaging.files import atomic, read_header, save_tensors
+from lookaround.averaging.files import read_header, save_tensors
 
 DTYPES = [
     *(
@@ -75,21 +75,3 @@ def test_unknown_dtypes_are_errors(tmp_path):
     with pytest.raises(ValueError, match=r"'w' has dtype torch.complex128"):
         save_tensors(tmp_path / "t.safetensors", {"w": torch.zeros(1, dtype=torch.complex128)}, {})
     assert os.listdir(tmp_path) == []
-
-
-def test_a_failed_write_leaves_what_was_there(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("before")
-
-    def fail():
-        with atomic(path) as temporary:
-            temporary.write_text("half")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        fail()
-    assert path.read_text() == "before"
-    assert os.listdir(tmp_path) == ["file"]
-    with atomic(path) as temporary:
-        temporary.write_text("after")
-    assert path.read_text() == "after"

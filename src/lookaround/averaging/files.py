@@ -1,4 +1,4 @@
-"""Reading and writing safetensors files piece by piece, and writing files atomically.
+"""Reading and writing safetensors files piece by piece.
 
 A safetensors file is the length of a JSON header (8 bytes, little endian), the header, which gives each tensor's dtype,
 shape and place, and the tensors' bytes. That is little enough to be read and written here without holding more than a
@@ -9,15 +9,15 @@ import ctypes
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from lookaround.files import atomic
 
 _DTYPES = {
     "F64": torch.float64,
@@ -50,18 +50,6 @@ class Place:
     shape: tuple[int, ...]
     start: int
     end: int
-
-
-@contextmanager
-def atomic(path: str | PathLike[str]) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place when the block ends well, and is removed when it raises."""
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.partial")
-    try:
-        yield temporary
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def byte_view(tensor: Tensor) -> memoryview:
@@ -142,10 +130,8 @@ def save_tensors(path: str | PathLike[str], tensors: Mapping[str, Tensor], metad
     """
     layout = aligned({name: (t.dtype, tuple(t.shape)) for name, t in tensors.items()})
     head, _ = header_bytes(layout, metadata)
-    with atomic(path) as temporary, open(temporary, "wb") as file:
+    with atomic(path, sync=True) as temporary, open(temporary, "wb") as file:
         file.write(head)
         for name in layout:
             here = tensors[name].detach().cpu().contiguous()
             file.write(byte_view(here))
-        file.flush()
-        os.fsync(file.fileno())

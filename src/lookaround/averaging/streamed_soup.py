@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from lookaround import tensors
-from lookaround.averaging.files import Place, aligned, atomic, byte_view, header_bytes
+from lookaround.averaging.files import Place, aligned, byte_view, header_bytes
 from lookaround.averaging.soup import is_averaged, pulls, shares
 from lookaround.averaging.sources import SafetensorsSource, Source, open_sources
+from lookaround.files import atomic
 
 METADATA_KEY = "lookaround.soup"
 """Where a soup's file lists its ingredients: a JSON list of objects with file, sha256 and weight."""

@@ -12,8 +12,9 @@ import torch
 
 from lookaround.experiment.config import TrainConfig, difference
 from lookaround.experiment.errors import UsageError
-from lookaround.experiment.files import is_partial, write_json
+from lookaround.experiment.files import write_json
 from lookaround.experiment.results import RESULT, Divergence, Result
+from lookaround.files import is_partial
 
 CONFIG = "config.json"
 

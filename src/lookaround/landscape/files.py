@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lookaround.averaging.files import atomic
+from lookaround.files import atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from lookaround.averaging.files import atomic
+from lookaround.files import atomic
 from lookaround.landscape.probe import Value
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lookaround.averaging.files import atomic
+from lookaround.files import atomic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
