@@ -65,18 +65,9 @@ def _fail(message: str, status: int) -> int:
 
 
 def _train(words: Sequence[str]) -> None:
-    from rich.console import Console
+    from lookaround.commands.train import train
 
-    from lookaround.experiment import display_for, train
-    from lookaround.experiment.options import parse_train
-
-    options = parse_train(words)
-    comparison = train(options.config, options.out, display_for(Console()), resume=options.resume)
-    print(f"\n{comparison.table}\n")
-    print("top-1, top-5, NLL: test images, mean ± std over seeds; T-budget: gradient evaluations of a minibatch;")
-    print("I-budget: forward passes for one prediction\n")
-    print(f"learning curves: {comparison.curves}")
-    print(f"averaged models: {options.out}/METHOD/seed-SEED/{comparison.networks[0].name}")
+    train(words)
 
 
 def _landscape(words: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 
@@ -14,17 +14,19 @@ from lookaround.experiment import UsageError
 Options = TypeVar("Options")
 
 
-def parse(kind: type[Options], words: Sequence[str], prog: str) -> Options:
-    """Reads words as a dataclass of options.
+def parse(kind: type[Options], words: Sequence[str], prog: str, default: Options | None = None) -> Options:
+    """Reads words as a dataclass of options; those they leave out are ``default``'s, or the class's own.
 
     Raises:
         UsageError: for words that are no options, or a value that the dataclass refuses.
         SystemExit: after ``--help``.
     """
+    defaults: dict[str, Any] = {} if default is None else {"default": default}
     said = io.StringIO()
     try:
         with usage_errors(), redirect_stderr(said):
-            return tyro.cli(kind, prog=f"lookaround {prog}", args=list(words))
+            options: Options = tyro.cli(kind, prog=f"lookaround {prog}", args=list(words), **defaults)
+            return options
     except SystemExit as stopped:
         if not stopped.code:
             raise

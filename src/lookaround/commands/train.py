@@ -1,4 +1,4 @@
-"""The words of ``lookaround train`` as a configuration, a folder and a wish to resume."""
+"""``lookaround train``: its words as a configuration, the experiment, what is printed of it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from rich.console import Console
 
-from lookaround.experiment.config import TrainConfig
-from lookaround.experiment.errors import UsageError
-from lookaround.experiment.presets import preset
+from lookaround.commands.parsing import parse, usage_errors
+from lookaround.experiment import TrainConfig, display_for, preset
+from lookaround.experiment import train as run
 
 
 @dataclass(frozen=True)
@@ -29,24 +30,32 @@ class TrainOptions:
     """Go on with the unfinished experiment in --out, bit for bit."""
 
 
+def train(words: Sequence[str]) -> None:
+    """Runs or resumes an experiment and prints its table."""
+    options = parse_train(words)
+    comparison = run(options.config, options.out, display_for(Console()), resume=options.resume)
+    print(f"\n{comparison.table}\n")
+    print("top-1, top-5, NLL: test images, mean ± std over seeds; T-budget: gradient evaluations of a minibatch;")
+    print("I-budget: forward passes for one prediction\n")
+    print(f"learning curves: {comparison.curves}")
+    print(f"averaged models: {options.out}/METHOD/seed-SEED/{comparison.networks[0].name}")
+
+
 def parse_train(words: Sequence[str]) -> TrainOptions:
     """Reads the words after ``lookaround train``; what they leave out comes from the data set's preset.
 
     Raises:
-        UsageError: for a value outside its range.
-        SystemExit: for words that are no options, with tyro's message on standard error; after ``--help``.
+        UsageError: for words that are no options, or a value outside its range.
+        SystemExit: after ``--help``.
 
     Example:
         >>> options = parse_train(["--data", "cifar10", "--seeds", "0", "1", "--lr", "0.05"])
         >>> options.config.model, options.config.seeds, options.config.lr
         ('resnet18', (0, 1), 0.05)
     """
-    try:
+    with usage_errors():
         config = preset(_data_named_in(words))
-        default = TrainOptions(config, Path("runs") / config.data)
-        return tyro.cli(TrainOptions, prog="lookaround train", args=list(words), default=default)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    return parse(TrainOptions, words, "train", TrainOptions(config, Path("runs") / config.data))
 
 
 def _data_named_in(words: Sequence[str]) -> str:
