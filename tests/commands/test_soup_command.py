@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from lookaround.averaging import greedy_soup
 from lookaround.cli import main
+from lookaround.commands.runs import load_run
 from lookaround.data import load_data
 from lookaround.data.dataset import class_order
 from lookaround.experiment import load_network
@@ -41,6 +42,20 @@ def test_a_weighted_soup_of_run_folders(runs, tmp_path, capsys):
         assert line == {"file": str(model(folder)), "sha256": digest, "weight": weight}
         assert f"{weight:.4f}  {digest[:16]}  {model(folder)}" in printed
     assert f"written: {out}" in printed
+
+
+def test_a_soup_is_a_network_that_other_commands_take(runs, tmp_path):
+    out = tmp_path / "mixed.safetensors"
+    assert main(["soup", str(out), runs["sgd"], runs["lookaround"]]) == 0
+    network, architecture = load_network(out)
+    assert architecture == load_network(model(runs["sgd"]))[1]
+    found = network.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in load_file(out).items())
+    soup = load_run(out)
+    assert (soup.name, soup.method, soup.seed) == ("mixed", None, None)
+    again = tmp_path / "again.safetensors"
+    assert main(["soup", str(again), runs["sgd"], runs["sgd"]]) == 0
+    assert load_run(again).name == "again"  # though method and seed are common to all it is made of
 
 
 def test_torch_save_files_are_read_too(tmp_path):

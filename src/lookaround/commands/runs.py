@@ -11,10 +11,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from lookaround.averaging.files import read_header
+from lookaround.averaging.streamed_soup import METADATA_KEY
 from lookaround.commands.parsing import usage_errors
 from lookaround.experiment import TrainConfig, UsageError, load_network
 from lookaround.experiment.folder import CONFIG
-from lookaround.experiment.networks import Architecture
+from lookaround.experiment.networks import ARCHITECTURE, NOTE, Architecture
 from lookaround.experiment.results import NETWORK
 from lookaround.landscape import flatten, flatten_state
 
@@ -66,11 +67,11 @@ def load_run(path: Path) -> Run:
     file = _network_file(path)
     try:
         metadata = read_header(file)[1]
-        notes = json.loads(metadata.get("lookaround", "{}"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{file} is no safetensors file: {error}") from error
-    model, architecture = load_network(file) if "architecture" in notes else (None, None)
-    method, seed = notes.get("method"), notes.get("seed")
+    model, architecture = load_network(file) if ARCHITECTURE in metadata else (None, None)
+    of_a_run = {} if METADATA_KEY in metadata else metadata  # a soup is no run, whatever its ingredients agree on
+    method, seed = (of_a_run.get(NOTE.format(note)) for note in ("method", "seed"))
     name = f"{method}, seed {seed}" if method else file.stem
     config = saved_config(file.parent.parent.parent)
     return Run(name, file, method, None if seed is None else int(seed), config, model, architecture)

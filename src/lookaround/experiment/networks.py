@@ -16,7 +16,9 @@ from lookaround.experiment.files import write_atomically
 from lookaround.models import build_model
 
 # One key: safetensors writes several in random order, and equal networks should be equal files.
-_METADATA = "lookaround"
+# Keys of a file's metadata. Each stands alone, so that a soup of networks keeps what they agree on.
+ARCHITECTURE = "lookaround.architecture"
+NOTE = "lookaround.{}"
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def save_network(path: Path, model: nn.Module, architecture: Architecture, notes
         path: of the safetensors file.
         model: on any device.
         architecture: goes into the file's metadata, from which `load_network` builds the model again.
-        notes: what else the metadata is to say, such as the method and the seed.
+        notes: what else the metadata is to say, such as the method and the seed, under ``lookaround.NAME``.
 
     Raises:
         OSError: when it cannot be written.
@@ -83,12 +85,12 @@ def save_network(path: Path, model: nn.Module, architecture: Architecture, notes
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    described = json.dumps({**notes, "architecture": asdict(architecture)}, ensure_ascii=False)
-    write_atomically(path, save(tensors, {_METADATA: described}))
+    described = {ARCHITECTURE: json.dumps(asdict(architecture), ensure_ascii=False)}
+    write_atomically(path, save(tensors, {NOTE.format(name): note for name, note in notes.items()} | described))
 
 
 def load_network(path: str | Path) -> tuple[nn.Module, Architecture]:
-    """The network in a ``model.safetensors`` of a run folder, on the CPU and in evaluation mode.
+    """The network in a ``model.safetensors`` of a run folder, or in a soup of some, on the CPU and in evaluation mode.
 
     Raises:
         UsageError: for a file that is missing, damaged, or holds no architecture to build.
@@ -97,7 +99,7 @@ def load_network(path: str | Path) -> tuple[nn.Module, Architecture]:
 
     try:
         with safe_open(str(path), framework="pt") as file:
-            described = json.loads((file.metadata() or {})[_METADATA])["architecture"]
+            described = json.loads((file.metadata() or {})[ARCHITECTURE])
             tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         sequences = {key: tuple(described[key]) for key in ("classes", "mean", "std")}
         architecture = Architecture(**{**described, **sequences})
