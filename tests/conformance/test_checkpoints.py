@@ -163,6 +163,22 @@ def test_a_checkpoint_of_other_groups_changes_nothing(name, used):
     assert_refused(case(name).train(used), case(name, grouped).train(5).optimizer.state_dict(), "parameter groups of")
 
 
+@pytest.mark.parametrize(
+    ("saved", "here", "missing"),
+    [
+        ("lookaround", "lookahead", "Lookaround"),
+        ("lookahead", "lookaround, model", "Lookahead"),
+        ("sam", "lookahead", "SAM"),
+        ("lookahead around sam", "lookahead", "SAM"),
+        ("lookaround around lookahead", "lookaround", "Lookahead"),
+        ("lookaround around lookahead", "lookahead", "Lookaround"),
+    ],
+)
+def test_a_checkpoint_of_another_wrapper_changes_nothing(saved, here, missing):
+    message = f"^this is a checkpoint of {missing}, and the optimizer .* without {missing}: build the optimizer"
+    assert_refused(case(here).train(3), case(saved).train(3).optimizer.state_dict(), message)
+
+
 @pytest.mark.parametrize("used", [0, 5])
 @pytest.mark.parametrize("branches", [1, 2, 4])
 def test_a_checkpoint_of_another_number_of_branches_changes_nothing(branches, used):

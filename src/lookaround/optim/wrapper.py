@@ -149,13 +149,14 @@ class Wrapper(Optimizer):
         """Load what `state_dict` gave, or the state dict of a plain inner optimizer (then the next step begins a first round).
 
         Raises:
-            ValueError: the checkpoint has other groups, other shapes or other settings of a kind that cannot change; nothing is
-                changed then.
+            ValueError: the checkpoint has other groups, other shapes, other wrappers or other settings of a kind that cannot
+                change; nothing is changed then.
         """
         state_dict = copy(state_dict)
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = before(self, state_dict) or state_dict
         check_fits(state_dict, self.param_groups)
+        self._check_wrappers(state_dict["param_groups"])
         entries, own = unpack(state_dict, self.name)
         groups, own = self._read(state_dict["param_groups"], own)
         self._check_checkpoint(groups, own)
@@ -167,6 +168,17 @@ class Wrapper(Optimizer):
         self._adopt_tensors(own)
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
+
+    def _check_wrappers(self, groups: list[Group]) -> None:
+        """Raise ValueError for a checkpoint of a wrapper there is none of here: what it kept would be left in the inner state."""
+        for cls in _subclasses(Wrapper):
+            prefix = f"{getattr(cls, 'name', '')}_"
+            known = any(key.startswith(prefix) for key in self.param_groups[0])
+            if not known and any(key.startswith(prefix) for group in groups for key in group):
+                raise ValueError(
+                    f"this is a checkpoint of {cls.__name__}, and the optimizer it is loaded into is {type(self).__name__} without "
+                    f"{cls.__name__}: build the optimizer that was saved, with the same wrappers around each other"
+                )
 
     def _laid_out(self, state_dict: Group) -> Group:
         """The inner optimizer's state dict as this wrapper saves it, before its string keys are packed."""
@@ -223,6 +235,13 @@ class Wrapper(Optimizer):
     def _tensors(self, key: str) -> dict[int, Tensor]:
         """The wrapper's tensors under ``key``, by the parameter's index; empty where there are none."""
         return self.state.get(f"{self.name}.{key}", {})  # type: ignore[no-any-return]
+
+
+def _subclasses(cls: type[Wrapper]) -> Iterator[type[Wrapper]]:
+    for subclass in cls.__subclasses__():
+        yield from _subclasses(subclass)
+        if "name" in vars(subclass):
+            yield subclass
 
 
 def _chain(optimizer: Any) -> Iterator[Optimizer]:
