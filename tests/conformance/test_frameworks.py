@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import re
 
 import pytest
 import torch
@@ -213,6 +214,10 @@ def test_zero_grad_and_repr_are_the_inner_optimizers(name):
         assert all(p.grad is None if to_none else not p.grad.any() for p in params)
     assert "SGD (" in repr(wrapped.optimizer)
     assert type(wrapped.optimizer).__name__ in repr(wrapped.optimizer)
+    # What can be set is shown, the place in the round is not.
+    assert not re.search("_(round|step|taken|pass|has_slow|inner):", repr(wrapped.optimizer))
+    for setting in ("lookahead_k", "lookaround_alpha", "lookaround_branches", "sam_rho"):
+        assert (f"{setting}: " in repr(wrapped.optimizer)) == (setting in wrapped.optimizer.param_groups[0])
 
 
 @anything

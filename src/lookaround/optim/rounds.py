@@ -47,6 +47,7 @@ class Rounds(Wrapper):
         whether φ is kept, and whether the training weights are set aside for `averaged`: a checkpoint without them is refused.
     """
 
+    _unshown: ClassVar[tuple[str, ...]] = (*_COUNTERS, *_HELD, "inner")
     _checks_finite: ClassVar[bool] = False
 
     def __init__(

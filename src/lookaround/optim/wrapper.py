@@ -33,6 +33,8 @@ class Wrapper(Optimizer):
     """
 
     name: ClassVar[str]
+    # Settings that are no choice of the user's, and not for `repr`.
+    _unshown: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, inner: Optimizer, settings: Group) -> None:
         self._check_inner(inner)
@@ -211,7 +213,9 @@ class Wrapper(Optimizer):
         self.__dict__.update(state)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__} around {self.inner!r}"
+        hidden = tuple(f"    {self._key(setting)}:" for setting in self._unshown)
+        lines = [line for line in repr(self.inner).splitlines() if not line.startswith(hidden)]
+        return f"{type(self).__name__} around " + "\n".join(lines)
 
     def _key(self, setting: str) -> str:
         return self.name + "_" + setting
