@@ -59,6 +59,15 @@ def test_a_run_that_diverged_is_a_dotted_line_to_a_cross(tiny, tmp_path, monkeyp
     assert labels == ["sgd", "sgd (diverged)", "sam (diverged)"]
 
 
+def test_a_run_that_diverged_does_not_set_the_scale(tiny, tmp_path, monkeypatch):
+    config = replace(tiny, methods=("sgd", "sam"))
+    runs = {("sgd", 0): records(30, 10), ("sam", 0): records(1e17)}
+    alone = drawn(tmp_path, monkeypatch, {("sgd", 0): records(30, 10)}, replace(config, methods=("sgd",))).axes[1]
+    _, nll = drawn(tmp_path, monkeypatch, runs, config, {("sam", 0)}).axes
+    assert nll.get_ylim() == alone.get_ylim()
+    assert [tick for tick in nll.get_yticks() if 1 <= tick <= 3] == [1, 2]
+
+
 def test_more_methods_than_colours_differ_in_style(tiny, tmp_path, monkeypatch):
     methods = tuple(f"m{index}" for index in range(19))
     config = replace(tiny, methods=methods)

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim import SGD
 
-from conformance.table import WRAPPERS, case, same
+from conformance.table import WRAPPERS, Net, case, same
+from conformance.table import train as train_net
 from lookaround import Lookahead, Lookaround
 from reference import nested_loops
 from reference.problems import INNERS, Noisy, set_gradients, train
@@ -134,6 +135,30 @@ def test_while_start_lasts_the_shared_branch_takes_the_weights_as_they_are():
     assert seen == [10.0, 11.0, 12.0, 13.0, 13.0, 14.0, 14.0, 15.0]
 
 
+def test_while_start_lasts_around_goes_on_to_its_last_branch():
+    weight = torch.nn.Parameter(torch.tensor([0.0]))
+    optimizer = Lookaround(SGD([weight], lr=1.0), branches=3, k=2, start=2)
+    turns = []
+    for branch in optimizer.around():
+        turns.append(branch)
+        weight.grad = torch.tensor([-1.0])
+        optimizer.step()
+        optimizer.restart()
+    assert turns == [0, 1, 2]
+
+
+def test_an_unfinished_round_counts_as_one():
+    weight = torch.nn.Parameter(torch.tensor([0.0]))
+    optimizer = Lookahead(SGD([weight], lr=1.0), k=lambda t: 3 + t)
+    weight.grad = torch.tensor([0.0])
+    optimizer.restart()
+    assert optimizer.k == 3
+    optimizer.step()
+    optimizer.restart()
+    optimizer.restart()
+    assert optimizer.k == 4
+
+
 def test_inside_the_body_of_around_it_ends_the_loop():
     weight = torch.nn.Parameter(torch.tensor([0.0]))
     optimizer = Lookaround(SGD([weight], lr=1.0), branches=3, k=2)
@@ -149,19 +174,79 @@ def test_inside_the_body_of_around_it_ends_the_loop():
     assert list(optimizer.around()) == [0, 1, 2]
 
 
-def test_a_branch_that_is_not_finite_takes_another_ones_momentum():
+@pytest.mark.parametrize("broken", [0, 1])
+@pytest.mark.parametrize(("state", "momentum"), [("maintain", -1.0), ("interpolate", -1.0), ("reset", 0.0)])
+def test_a_branch_that_is_not_finite_takes_another_ones_momentum(broken, state, momentum):
     weight = torch.nn.Parameter(torch.tensor([0.0]))
-    optimizer = Lookaround(SGD([weight], lr=1.0, momentum=0.5), branches=2, k=5)
-    for gradient in (-1.0, float("nan")):
-        weight.grad = torch.tensor([gradient])
+    optimizer = Lookaround(SGD([weight], lr=1.0, momentum=0.5), branches=2, k=5, inner_state=state)
+    for branch in optimizer.around():
+        weight.grad = torch.tensor([float("nan") if branch == broken else -1.0])
         optimizer.step()
     weight.data.fill_(2.0)
-    with pytest.warns(RuntimeWarning, match="branch 1 of 2"):
+    with pytest.warns(RuntimeWarning, match=f"branch {broken} of 2 has an inner state that is infinite or NaN"):
         optimizer.restart()
     for _ in optimizer.around():
         weight.grad = torch.tensor([0.0])
         optimizer.step()
-        assert weight.item() == 2.5  # both go on with the momentum of the first, -1
+        assert weight.item() == 2.0 - 0.5 * momentum
+
+
+def test_what_is_not_finite_cannot_be_a_start():
+    for branches in (1, 2):
+        weight = torch.nn.Parameter(torch.tensor([0.0]))
+        optimizer = Lookaround(SGD([weight], lr=1.0, momentum=0.5), branches=branches, k=5)
+        for _ in range(branches):
+            weight.grad = torch.tensor([float("inf")])
+            optimizer.step()
+        with pytest.raises(
+            ValueError, match="the weights in the model are infinite or NaN: no round can start from them"
+        ):
+            optimizer.restart()
+        weight.data.fill_(1.0)
+        with pytest.raises(ValueError, match=f"the inner state of all {branches} branches is infinite or NaN"):
+            optimizer.restart()
+
+
+def test_a_wrapper_inside_takes_the_new_start_in_every_branch():
+    """In the first pass its φ is there for the branches that have stepped alone, and the branch in the model is not one of them."""
+    weight = torch.nn.Parameter(torch.tensor([0.0]))
+    optimizer = Lookaround(Lookahead(SGD([weight], lr=1.0), k=2, alpha=0.5), branches=2, k=10)
+    weight.grad = torch.tensor([-1.0])
+    optimizer.step()
+    weight.data.fill_(100.0)
+    optimizer.restart()
+    seen = []
+    for _ in optimizer.around():
+        weight.grad = torch.tensor([-1.0])
+        optimizer.step()
+        seen.append(weight.item())
+    # The first goes on with the second step of its round, from 100 to 101 and half-way back; the second takes its first.
+    assert seen == [100.5, 101.0]
+
+
+def test_buffers_of_a_wrapper_inside_are_of_the_new_start():
+    model = Net()
+    inner = Lookaround(SGD(model.parameters(), lr=0.1), 1, k=3, alpha=0.5, model=model)
+    optimizer = Lookahead(inner, k=5)
+    train_net(optimizer, model, 2)
+    model.body[1].running_var.fill_(7.0)
+    optimizer.restart()
+    assert torch.equal(optimizer.state["lookaround.slow.buffers"]["body.1.running_var"], torch.full((5,), 7.0))
+
+
+def test_a_checkpoint_after_it_in_the_first_round_is_checked_like_any_other():
+    with_model, without = case("lookaround, model"), case("lookaround")
+    for each in (with_model, without):
+        each.train(1)
+        each.optimizer.restart()
+    for saved, target in ((with_model, case("lookaround")), (without, case("lookaround, model"))):
+        with pytest.raises(ValueError, match="buffers"):
+            target.optimizer.load_state_dict(saved.optimizer.state_dict())
+    cut = copy.deepcopy(without.optimizer.state_dict())
+    for entry in cut["state"].values():
+        del entry["lookaround.branch.1.weights"]
+    with pytest.raises(ValueError, match="the checkpoint lacks"):
+        case("lookaround").optimizer.load_state_dict(cut)
 
 
 def test_inside_averaged_it_is_refused():

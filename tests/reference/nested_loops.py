@@ -64,15 +64,15 @@ def lookaround(
 ) -> Iterator[list[Weights]]:
     """Zhang et al. 2023, Algorithm 1: for t: for i in 1..k: for j in 1..d: θ_j ← A_j(θ_j); φ ← φ + α (mean_j θ_j - φ); θ_j ← φ.
 
-    After a step among ``restarts`` a new round starts from the weights given there: the unfinished one is not counted.
+    After a step among ``restarts`` a new round starts from the weights given there.
     """
     slow = copies(start)
     fast = [[torch.nn.Parameter(w) for w in copies(start)] for _ in range(branches)]
     inner = [make_inner(params) for params in fast]
     slow_momentum: dict[tuple[int, str], Tensor] = {}
     restarts = restarts or {}
-    step = t = 0
-    while t < rounds:
+    step = 0
+    for t in range(rounds):
         for i in range(k(t)):
             for j in range(branches):
                 inner_step(fast[j], inner[j], gradient(j, step, fast[j]))
@@ -90,7 +90,6 @@ def lookaround(
             yield [copies(params) for params in fast]
             if step in restarts:
                 break
-        t += ends
 
 
 def treat_momentum(

@@ -16,7 +16,7 @@ from lookaround.commands.parsing import usage_errors
 from lookaround.experiment import TrainConfig, UsageError, load_network
 from lookaround.experiment.folder import CONFIG
 from lookaround.experiment.networks import ARCHITECTURE, NOTE, Architecture
-from lookaround.experiment.results import NETWORK
+from lookaround.experiment.results import NETWORK, RESULT
 from lookaround.landscape import flatten, flatten_state
 
 
@@ -84,12 +84,23 @@ def _network_file(path: Path) -> Path:
         raise UsageError(f"there is no {path}; give a run's folder (OUT/METHOD/seed-SEED) or a safetensors file")
     if (path / NETWORK).is_file():
         return path / NETWORK
+    if diverged(path):
+        raise UsageError(f"{path} holds no network: {diverged(path)}")
     inside = sorted(path.glob(f"*/seed-*/{NETWORK}"))
     if len(inside) == 1:
         return inside[0]
     if inside:
         raise UsageError(f"{path} holds {len(inside)} runs; choose among {', '.join(str(f.parent) for f in inside)}")
     raise UsageError(f"{path} holds no finished run: there is no {NETWORK} in it")
+
+
+def diverged(folder: Path) -> str | None:
+    """Why the run in a folder has no network, if it is one that diverged."""
+    try:
+        said: str | None = json.loads((folder / RESULT).read_text(encoding="utf-8")).get("diverged")
+    except (OSError, ValueError):
+        return None
+    return said
 
 
 def saved_config(folder: Path) -> TrainConfig | None:

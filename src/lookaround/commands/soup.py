@@ -13,7 +13,7 @@ from torch import Tensor
 from lookaround.averaging import RecipeLine, greedy_soup, soup_files
 from lookaround.commands.images import DataOptions, experiment_of, load_images
 from lookaround.commands.parsing import parse, usage_errors
-from lookaround.commands.runs import Run, load_runs, network_of
+from lookaround.commands.runs import Run, diverged, load_runs, network_of
 from lookaround.data import ImageData
 from lookaround.data.dataset import class_order
 from lookaround.experiment import TrainConfig, UsageError
@@ -64,6 +64,8 @@ def soup(words: Sequence[str]) -> None:
 
 def _model_file(path: Path) -> Path:
     file = path / NETWORK if path.is_dir() else path
+    if path.is_dir() and diverged(path):
+        raise UsageError(f"{path} holds no network: {diverged(path)}")
     if not file.is_file():
         raise UsageError(f"there is no {file}; an IN is a safetensors file, a torch.save file or a run's folder")
     return file

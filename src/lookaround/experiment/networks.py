@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from lookaround.averaging.files import save_tensors
 from lookaround.data import ImageData
 from lookaround.experiment.errors import UsageError
-from lookaround.experiment.files import write_atomically
 from lookaround.models import build_model
 
-# One key: safetensors writes several in random order, and equal networks should be equal files.
-# Keys of a file's metadata. Each stands alone, so that a soup of networks keeps what they agree on.
+# Keys of a file's metadata. Each stands alone, so that a soup of networks keeps what they agree on. The safetensors library writes
+# several in random order; `save_tensors` does not, so equal networks are equal files.
 ARCHITECTURE = "lookaround.architecture"
 NOTE = "lookaround.{}"
 
@@ -71,7 +71,7 @@ class Architecture:
 
 
 def save_network(path: Path, model: nn.Module, architecture: Architecture, notes: Mapping[str, str]) -> None:
-    """Writes the model's weights and buffers under their own names, atomically.
+    """Writes the model's weights and buffers under their own names, atomically; the same network gives the same bytes.
 
     Args:
         path: of the safetensors file.
@@ -82,11 +82,9 @@ def save_network(path: Path, model: nn.Module, architecture: Architecture, notes
     Raises:
         OSError: when it cannot be written.
     """
-    from safetensors.torch import save
-
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     described = {ARCHITECTURE: json.dumps(asdict(architecture), ensure_ascii=False)}
-    write_atomically(path, save(tensors, {NOTE.format(name): note for name, note in notes.items()} | described))
+    noted = {NOTE.format(name): note for name, note in notes.items()}
+    save_tensors(path, model.state_dict(), {"format": "pt", **noted, **described})
 
 
 def load_network(path: str | Path) -> tuple[nn.Module, Architecture]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +44,8 @@ def save_curves(
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     panels = figure.subplots(1, len(_PANELS))
     for axes, (value, label) in zip(panels, _PANELS, strict=True):
-        for index, method in enumerate(config.methods):
-            colour, style = _COLOURS[index % len(_COLOURS)], _STYLES[index // len(_COLOURS) % len(_STYLES)]
-            ended = [runs[method, seed] for seed in config.seeds if (method, seed) not in diverged]
-            broken = [runs[method, seed] for seed in config.seeds if (method, seed) in diverged]
-            _draw(axes, ended, value, method, colour, style)
-            _draw_broken(axes, broken, value, f"{method} (diverged)", colour)
         axes.set(xlabel="gradient evaluations", ylabel=label, yscale="log")
-        _plain_ticks(axes.yaxis)
+        _fill(axes, runs, value, config, diverged)
         axes.grid(alpha=0.25)
     if panels[-1].lines:
         panels[-1].legend(frameon=False)
@@ -60,6 +54,27 @@ def save_curves(
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=150)
     write_atomically(path, picture.getvalue())
+
+
+def _fill(axes: Any, runs: Mapping[Run, Records], value: str, config: TrainConfig, diverged: Collection[Run]) -> None:
+    """Draws every method. The scale is that of the runs that reached their end: what others report before the end can be anything."""
+    for method, colour, style in _styled(config.methods):
+        ended = [runs[method, seed] for seed in config.seeds if (method, seed) not in diverged]
+        _draw(axes, ended, value, method, colour, style)
+    limits = axes.get_ylim()
+    for method, colour, _ in _styled(config.methods):
+        broken = [runs[method, seed] for seed in config.seeds if (method, seed) in diverged]
+        _draw_broken(axes, broken, value, f"{method} (diverged)", colour)
+    if any(run not in diverged for run in runs):
+        axes.set_ylim(limits)
+    low, high = axes.get_ylim()
+    if high < 1e4 * low:
+        _plain_ticks(axes.yaxis)
+
+
+def _styled(methods: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    for index, method in enumerate(methods):
+        yield method, _COLOURS[index % len(_COLOURS)], _STYLES[index // len(_COLOURS) % len(_STYLES)]
 
 
 def _draw(axes: Any, runs: Sequence[Records], value: str, method: str, colour: str, style: str) -> None:

@@ -35,6 +35,7 @@ from lookaround.experiment.methods import METHODS, Method, Setting
 from lookaround.experiment.networks import Architecture, save_network
 from lookaround.experiment.records import Records
 from lookaround.experiment.results import CHECKPOINT, MEMBER, NETWORK, RESULT, Divergence, Result
+from lookaround.optim.checks import NotFiniteError
 
 # Minibatches between two looks at the loss on an accelerator, which has to finish its queue for each.
 _LOOK_EVERY = 20
@@ -72,6 +73,7 @@ class Training:
         self.method: Method = METHODS[method](self._setting())
         torch.manual_seed(stream_seed(seed, "training"))
         self.step = 0
+        self._epoch = 0
         self.tally = torch.zeros(2, dtype=torch.float64, device=self.device)
         self._started = time.perf_counter()
         if self._checkpoint.exists():
@@ -115,13 +117,13 @@ class Training:
         return self._finish()
 
     def _train_epoch(self, records: Records, stop: StopRequest) -> None:
-        epoch, start = divmod(self.step, self.batches.per_epoch)
-        for minibatch in self.batches.epoch(epoch, start):
+        self._epoch, start = divmod(self.step, self.batches.per_epoch)
+        for minibatch in self.batches.epoch(self._epoch, start):
             self._train_minibatch(minibatch)
             # The last minibatch's checkpoint comes after the epoch's record, or a kill in between would lose the record.
             if self.step % self.batches.per_epoch:
                 self._save_if_due(stop)
-        records.write(self._record(epoch))
+        records.write(self._record(self._epoch))
         self.tally.zero_()
         self.save()
         self._stop_if_asked(stop)
@@ -130,11 +132,12 @@ class Training:
         self.method.scale_learning_rate(self.method.learning_rate_factor(self.step, self.batches.per_epoch))
         with self._divergence_named():
             losses = self.method.train_minibatch(minibatch)
+        look = self.device.type == "cpu" or (self.step + 1) % _LOOK_EVERY == 0
+        shown = self._look(losses) if look else None
         finite = losses.isfinite()
         self.tally += torch.stack([losses.where(finite, 0.0).sum(), finite.sum()])
         self.step += 1
-        look = self.device.type == "cpu" or self.step % _LOOK_EVERY == 0
-        self.display.minibatch(self._look(losses) if look else None)
+        self.display.minibatch(shown)
 
     def _look(self, losses: Tensor) -> float:
         """The mean loss over the copies; one branch may fail and be restarted by its method, all of them may not."""
@@ -145,18 +148,15 @@ class Training:
 
     @contextmanager
     def _divergence_named(self) -> Iterator[None]:
-        """An average that finds no finite branch raises ValueError, as for a wrong value; here it is a run that diverged."""
+        """What finds nothing finite to go on with raises NotFiniteError, as for a wrong value; here it is a run that diverged."""
         try:
             yield
-        except ValueError as error:
-            if all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
-                raise
-            raise self._diverged("every branch") from error
+        except NotFiniteError as error:
+            raise self._diverged(error.what) from error
 
     def _diverged(self, what: str) -> DivergedError:
-        epoch = 1 + (self.step - 1) // self.batches.per_epoch
         return DivergedError(
-            f"{self.name} with seed {self.seed} diverged: {what} is not finite in epoch {epoch}; "
+            f"{self.name} with seed {self.seed} diverged: {what} is not finite in epoch {self._epoch + 1}; "
             "try a lower learning rate or a longer warm-up"
         )
 
@@ -254,6 +254,7 @@ class Training:
             restore_random_state(state["random"])
             self.tally.copy_(state["tally"])
             self.step = int(state["step"])
+            self._epoch = max(0, self.step - 1) // self.batches.per_epoch
             self._started -= float(state["seconds"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise damaged(self._checkpoint, error) from error

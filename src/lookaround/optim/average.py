@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from lookaround.optim import momentum
+from lookaround.optim.checks import NotFiniteError
+from lookaround.optim.wrapper import Wrapper, chain
 from lookaround.tensors import all_finite, average_, clone, copy_, finite_each
 
 if TYPE_CHECKING:
@@ -37,32 +39,59 @@ def average_all(wrapper: "Rounds", *, write_back: bool) -> None:
         _average(lists, wrapper.branch, left_out, write_back)
     if write_back:
         _copy_counters(wrapper)
-        _restart(wrapper, left_out)
+        _restart(
+            wrapper,
+            left_out,
+            "has weights that are infinite or NaN: it is left out of the average "
+            f"of round {wrapper._get('round')} and restarts from it",
+        )
 
 
 def restart_all(wrapper: "Rounds") -> None:
     """Make the weights and buffers in the model the common start of everything that is weights; momentum goes as at an average."""
-    left_out = _left_out(wrapper, set())
+    if not all_finite(wrapper._params()):
+        raise NotFiniteError(
+            "the weights in the model are infinite or NaN: no round can start from them", "the new start"
+        )
+    left_out = _left_out_inside(wrapper)
     if not wrapper._at_start():
         for lists in _momentum(wrapper):
             _average(lists, wrapper.branch, left_out, write_back=True)
-    for lists in _copied(wrapper):
-        for others in [*lists.idle.values(), lists.slow]:
-            if others is not None:
-                copy_(others, lists.fast)
-    _restart(wrapper, left_out)
+    _overwrite(wrapper)
+    _restart(wrapper, left_out, "has an inner state that is infinite or NaN: it takes another branch's at this restart")
 
 
-def _copied(wrapper: "Rounds") -> Iterator[Lists]:
-    """Everything that a restart overwrites with the model's: what there is of it, before the first step nothing."""
+def _left_out_inside(wrapper: "Rounds") -> set[int]:
+    """The branches whose inner state is not finite, by which a branch that diverged is known after its weights were replaced."""
+    if not wrapper._checks_finite:
+        return set()
+    members = {b: wrapper._branches.entries(b).values() for b in range(wrapper.branches)}
+    tensors = {
+        b: [t for entry in entries for t in entry.values() if isinstance(t, Tensor) and t.is_floating_point()]
+        for b, entries in members.items()
+    }
+    left_out = {b for b, of in tensors.items() if not all_finite(of)}
+    if len(left_out) == len(members):
+        raise NotFiniteError(
+            f"the inner state of all {len(members)} branches is infinite or NaN: build a new optimizer to go on",
+            "every branch",
+        )
+    return left_out
+
+
+def _overwrite(wrapper: "Rounds") -> None:
+    """Put the model's weights and buffers wherever this wrapper, or one inside it, keeps some: φ and idle branches, also their own φ."""
     params = wrapper._params()
-    for key, values in wrapper._branches.foreign(wrapper.branch).items():
-        if key.endswith(".slow"):
+    inside = [wrapped for wrapped in chain(wrapper) if isinstance(wrapped, Wrapper)]
+    buffers = {w.name: w._branches.model_buffers() if hasattr(w, "_branches") else {} for w in inside}
+    for key, values in wrapper.state.items():
+        if not isinstance(key, str) or key.partition(".")[0] not in buffers:
+            continue
+        if key.endswith((".slow", ".weights")):
             copy_(list(values.values()), [params[i] for i in values])
-    yield from [*_weights(wrapper), *_nested(wrapper)]
-    if all(wrapper._branches.weights(branch) for branch in wrapper._branches.idle()):
-        yield from _buffers(wrapper, set())
-        _copy_counters(wrapper)
+        elif key.endswith(".buffers"):
+            owner = next(name for name in reversed(key.split(".")) if name in buffers)
+            copy_(list(values.values()), [buffers[owner][name] for name in values])
 
 
 def prepare(wrapper: "Rounds") -> None:
@@ -205,22 +234,18 @@ def _left_out(wrapper: "Rounds", odd: set[int]) -> set[int]:
     members[wrapper.branch] = [p for p in wrapper._params() if p.requires_grad]
     left_out = odd | {b for b, tensors in members.items() if not all_finite(tensors)}
     if len(left_out) == len(members):
-        raise ValueError(
-            f"the weights of all {len(members)} branches are infinite or NaN, there is nothing to average: "
-            "lower the learning rate, clip gradients, or go back to a checkpoint"
+        raise NotFiniteError(
+            f"the weights or buffers of all {len(members)} branches are infinite or NaN, there is nothing to average: "
+            "lower the learning rate, clip gradients, or go back to a checkpoint",
+            "every branch",
         )
     return left_out
 
 
-def _restart(wrapper: "Rounds", left_out: set[int]) -> None:
+def _restart(wrapper: "Rounds", left_out: set[int], why: str) -> None:
     """Put left-out branches back: they already have the average's weights, and take a healthy branch's inner state."""
     for branch in sorted(left_out):
-        warnings.warn(
-            f"branch {branch} of {wrapper.branches} has weights that are infinite or NaN: it is left out of the average "
-            f"of round {wrapper._get('round')} and restarts from it",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        warnings.warn(f"branch {branch} of {wrapper.branches} {why}", RuntimeWarning, stacklevel=2)
     if wrapper.branch in left_out:
         wrapper._branches.load(next(b for b in range(wrapper.branches) if b not in left_out), same_weights=True)
     for branch in left_out:

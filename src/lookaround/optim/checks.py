@@ -12,6 +12,18 @@ from lookaround.optim.wrapper import chain
 Period = int | Callable[[int], int]
 
 
+class NotFiniteError(ValueError):
+    """Weights or a loss that are infinite or NaN where only finite ones can be gone on with.
+
+    Attributes:
+        what: is not finite, in a few words.
+    """
+
+    def __init__(self, message: str, what: str) -> None:
+        super().__init__(message)
+        self.what = what
+
+
 def check_count(what: str, value: int, *, least: int = 1) -> int:
     """An integer of at least ``least``."""
     if not isinstance(value, int) or isinstance(value, bool):

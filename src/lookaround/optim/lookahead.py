@@ -35,7 +35,7 @@ class Lookahead(Rounds):
         alpha_low: the least α of ``alpha="adaptive"``, in [0, 1].
 
     The settings live in the groups as ``lookahead_k`` and ``lookahead_alpha``, so they can be scheduled, each group's own α included;
-    `around`, `branch`, `averaged` and `average` are those of `Lookaround`, with one branch.
+    `around`, `branch`, `averaged`, `average` and `restart` are those of `Lookaround`, with one branch.
 
     Raises:
         TypeError: ``inner`` is no optimizer, or a setting is of another type.

@@ -193,14 +193,18 @@ class Rounds(Wrapper):
     def restart(self) -> None:
         """Begin a new round from the weights (and buffers) in the model, which something else has replaced, as from an average.
 
-        All branches and φ become them, what the unfinished round has made is dropped, and momentum goes as ``inner_state`` says.
-        For procedures that write weights into the model in the middle of a training, such as the folds of SWA:
+        All branches and φ become them; what the unfinished round has made is dropped, though it counts as a round; momentum goes
+        as ``inner_state`` says. A wrapper inside this one takes them too, and keeps its place in its own round. For procedures that
+        write weights into the model in the middle of a training, such as the folds of SWA:
         ``FoldedSWA(…, point=optimizer.averaged, restart=optimizer.restart)``. Without this call a wrapper goes on towards the
-        weights it keeps. While ``start`` lasts and before the first step nothing is kept, and the next step takes the weights as
-        they are.
+        weights it keeps. While ``start`` lasts and before the first step nothing is kept and nothing is done: the next step takes
+        the weights as they are.
+
+        A branch whose momentum is not finite, since it diverged before the weights were replaced, takes another one's, with a
+        RuntimeWarning.
 
         Raises:
-            ValueError: called inside `averaged`.
+            ValueError: called inside `averaged`, with weights in the model that are not finite, or with no branch whose momentum is.
 
         Example:
             >>> import torch
@@ -220,11 +224,13 @@ class Rounds(Wrapper):
             tensor([4.9000])
         """
         self._forbid_inside_averaged("restart()")
-        self._walk = None
         if self._get("start"):
             return
+        self._walk = None
+        unfinished = not self._at_start()
         restart_all(self)
         self._branches.load(0, same_weights=True)
+        self._set("round", self._get("round") + unfinished)
         self._new_round()
 
     def _end_round(self) -> None:
@@ -255,7 +261,7 @@ class Rounds(Wrapper):
         (load the model's state dict first, then the optimizer's).
 
         Raises:
-            ValueError: from ``step()``, ``around()``, ``average()`` and ``load_state_dict()`` inside the context.
+            ValueError: from ``step()``, ``around()``, ``average()``, ``restart()`` and ``load_state_dict()`` inside the context.
         """
         if not self._averaged:
             swap.put_average_in(self)

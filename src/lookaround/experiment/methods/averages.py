@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,7 @@ from lookaround.experiment.batches import Minibatch
 from lookaround.experiment.methods.base import Setting
 from lookaround.experiment.methods.norms import buffer_policy, reestimate, reestimated
 from lookaround.experiment.methods.trajectory import Trajectory
+from lookaround.optim.checks import NotFiniteError
 
 
 class Averaged(Trajectory):
@@ -92,8 +94,11 @@ class DenseWindow(Averaged):
         losses = super().train_minibatch(minibatch)
         if (minibatch.position + 1) % self.every == 0 and not self.average.closed:
             model = self.setting.model
-            self.average.evaluated(self.setting.validate(model.eval()).nll)
+            loss = self.setting.validate(model.eval()).nll
             model.train()
+            if not math.isfinite(loss):
+                raise NotFiniteError(f"the loss on held-out images is {loss}", "the loss on held-out images")
+            self.average.evaluated(loss)
         return losses
 
     def finish(self) -> None:

@@ -19,8 +19,9 @@ from lookaround.experiment.methods.trajectory import Trajectory
 class Snapshots(Ensemble, Trajectory):
     """The mean of the logits of the models at the ends of equal cosine cycles; the model is left with the last one's.
 
-    The cycles take the place of the configured schedule, but for its warm-up, by which the first cycle is scaled: without it, a
-    peak that suits the other methods can diverge at once. Before the first cycle's end, the only member is the model as it is.
+    The cycles take the place of the configured schedule, but for its warm-up, with which every cycle begins, over half of it at
+    most. The paper has none: without it, a peak that suits the other methods can diverge when the rate returns to it. Before the
+    first cycle's end, the only member is the model as it is.
 
     Args:
         setting: what to train.
@@ -43,8 +44,10 @@ class Snapshots(Ensemble, Trajectory):
         self.collector = SnapshotCollector(setting.model, self.scheduler)
 
     def learning_rate_factor(self, minibatch: int, minibatches_per_epoch: int) -> float:
-        """The linear warm-up alone, which the cycle's learning rate is multiplied by."""
-        return min(1.0, (minibatch + 1) / max(1, round(self.setting.config.warmup_epochs * minibatches_per_epoch)))
+        """The warm-up alone, which the cycle's learning rate is multiplied by."""
+        length = self._total / self.forward_passes
+        warmup = min(self.setting.config.warmup_epochs * minibatches_per_epoch, length / 2)
+        return min(1.0, (minibatch % length + 1) / max(1, round(warmup)))
 
     def scale_learning_rate(self, factor: float) -> None:
         for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
