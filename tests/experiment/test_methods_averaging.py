@@ -28,11 +28,13 @@ AVERAGING = [
     "lookahead+swa",
     "lookaround+swa",
     "logit-ensemble",
+    "logit-ensemble+swa",
+    "lookaround+logit-ensemble",
     "snapshot-ensemble",
     "uniform-soup",
     "greedy-soup",
 ]
-ENSEMBLES = {"logit-ensemble": 3, "snapshot-ensemble": 4}
+ENSEMBLES = {"logit-ensemble": 3, "logit-ensemble+swa": 3, "lookaround+logit-ensemble": 4, "snapshot-ensemble": 4}
 COMPARED = {"methods": ("sgd", "swad")}
 pytestmark = pytest.mark.filterwarnings("ignore:the SWAD window never opened")
 
@@ -108,7 +110,7 @@ def test_folds_are_nested_loops_written_out(start, folds):
         inner.param_groups[0]["lr"] = lr
         for branch in range(3):
             inner.zero_grad()
-            plain._loss(minibatch.copy(branch), minibatch.labels).backward()
+            plain._loss(plain.model, minibatch.copy(branch), minibatch.labels).backward()
             inner.step()
 
     for index, minibatch in enumerate(minibatches[:6]):
@@ -175,7 +177,40 @@ def test_the_members_files_are_the_ensemble(start, tmp_path, digits, method, cou
         logits = LogitEnsemble(members)(digits.normalize(digits.test_images))
     assert result.nll == pytest.approx(nn.functional.cross_entropy(logits, digits.test_labels).item(), rel=1e-5)
     left = load_network(tmp_path / "run" / "model.safetensors")[0].state_dict()
-    assert equal(left, members[0 if method == "logit-ensemble" else -1].state_dict())
+    assert equal(left, members[-1 if method == "snapshot-ensemble" else 0].state_dict())
+
+
+def test_averaged_members_are_swa_of_each_member_alone(start):
+    """Its late half begins at minibatch 4 of 8, with a sample every 2 minibatches."""
+    changes = {"swa_start": 0.5, "swa_cycle": 2}
+    ensemble = start("logit-ensemble+swa", folder="all", **changes)
+    ensemble.train(never)
+    for j, member in enumerate(ensemble.method.members()):
+        alone = start("swa", folder=f"alone-{j}", **changes)
+        alone.method.inner.turns = lambda minibatch, j=j: [j]
+        alone.train(never)
+        assert equal(member.state_dict(), alone.model.state_dict())
+
+
+def test_a_joined_ensemble_gives_each_part_every_other_minibatch(start):
+    joined = start("lookaround+logit-ensemble", folder="all")
+    joined.train(never)
+    parts = start("lookaround", folder="first"), start("logit-ensemble", folder="others")
+    for turn, part in enumerate(parts):
+        for epoch in range(2):
+            for minibatch in part.batches.epoch(epoch):
+                if minibatch.position % 2 == turn:
+                    part.step = minibatch.position
+                    part._train_minibatch(minibatch)
+        part.method.finish()
+    expected = [parts[0].model, *parts[1].method.members()]
+    for member, other in zip(joined.method.members(), expected, strict=True):
+        assert equal(member.state_dict(), other.state_dict())
+
+
+def test_a_joined_ensemble_predicts_before_its_members_have_trained(start):
+    result = start("lookaround+logit-ensemble", batch_size=64, train_images=64).train(never)  # one minibatch an epoch
+    assert (result.forward_passes, result.gradient_evaluations) == (4, 6)
 
 
 @pytest.mark.parametrize(("warmup", "factors"), [(0.0, [1, 1, 1, 1]), (0.5, [0.5, 1, 1, 1]), (1.0, [0.5, 1, 1, 1])])
@@ -262,6 +297,8 @@ def test_killed_three_times_each_method_ends_in_the_same_bits(tmp_path):
     """Real processes really killed, in `lookaround train` with all methods, each in its first, a middle and its last minibatch."""
     words = ["train", "--train-images", "64", "--test-images", "30", "--batch-size", "15", "--epochs", "2"]
     words += ["--width", "4", "--k", "3", "--device", "cpu", "--checkpoint-every", "1", "--methods", *METHODS]
+    # By the last death every average has samples, and every fold but the last has ended.
+    words += ["--swa-start", "0.25", "--swa-cycle", "1", "--swad-every", "1", "--swad-converge", "1"]
     folders = [tmp_path / "whole", tmp_path / "killed"]
     script = [sys.executable, str(Path(__file__).with_name("dying.py")), *map(str, folders), *words]
     ran = subprocess.run(script, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)

@@ -87,7 +87,7 @@ def _start(options: TrajectoryOptions, run: Run) -> nn.Module:
 
 
 def _method(options: TrajectoryOptions, config: TrainConfig, run: Run, model: nn.Module) -> AveragedTrajectory:
-    def loss(images: Tensor, labels: Tensor) -> Tensor:
+    def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(model(images), labels, label_smoothing=config.label_smoothing)
 
     name = options.method or (run.method if run.method in _WITH_ROUNDS else "lookaround")

@@ -50,7 +50,8 @@ class TrainConfig:
 
     methods: tuple[str, ...] = ("sgd", "lookahead", "lookaround")
     """What to compare: sgd, adamw, lookahead, lookaround, sam, lookahead+sam, lookaround+sam, ema, swa, dswa, tswa, swad, dart,
-    lookahead+swa, lookaround+swa, logit-ensemble, snapshot-ensemble, uniform-soup, greedy-soup."""
+    lookahead+swa, lookaround+swa, logit-ensemble, logit-ensemble+swa, lookaround+logit-ensemble, snapshot-ensemble, uniform-soup,
+    greedy-soup."""
     seeds: tuple[int, ...] = (0,)
     """One run of every method for each seed; methods share initial weights, minibatches and augmented copies."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lookaround.data import ImageData
@@ -79,10 +79,10 @@ class Training:
         if self._checkpoint.exists():
             self._restore(load_checkpoint(self._checkpoint))
 
-    def _network(self) -> torch.nn.Module:
+    def _network(self) -> nn.Module:
         layout = torch.channels_last if self.config.channels_last else torch.preserve_format
         model = self.architecture.build().to(self.device, memory_format=layout)  # type: ignore[call-overload]
-        assert isinstance(model, torch.nn.Module)
+        assert isinstance(model, nn.Module)
         if self.config.compile:
             model.compile()
         return model
@@ -171,9 +171,9 @@ class Training:
         if number is not None:
             raise InterruptedRunError(f"{self.name} with seed {self.seed} is saved at minibatch {self.step}", number)
 
-    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _loss(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp):
-            logits = self.model(images)
+            logits = model(images)
         return F.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
 
     def _evaluate(self, images: Tensor, labels: Tensor) -> Scores:

@@ -23,14 +23,14 @@ class Setting:
     Attributes:
         model: a freshly initialized network on the training device.
         config: of the experiment.
-        loss: the mean training loss of the model, as it is now, on ``(images, labels)``.
+        loss: the mean training loss of a model, as it is now, on ``(model, images, labels)``.
         run: the minibatches of the whole run, for methods that plan over it; None where there is no such run.
         held_out: scores on held-out training images, for methods that choose by them; None where there are none.
     """
 
     model: nn.Module
     config: TrainConfig
-    loss: Callable[[Tensor, Tensor], Tensor]
+    loss: Callable[[nn.Module, Tensor, Tensor], Tensor]
     run: Batches | None = None
     held_out: Callable[[Predict], Scores] | None = None
 

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from lookaround.experiment.methods.averages import DenseWindow, ema
 from lookaround.experiment.methods.base import Method, Setting
+from lookaround.experiment.methods.joined import AveragedMembers, JoinedEnsemble
 from lookaround.experiment.methods.members import GreedySoup, MemberEnsemble, UniformSoup
 from lookaround.experiment.methods.snapshots import Snapshots
 from lookaround.experiment.methods.swa import LateSWA
@@ -69,6 +70,11 @@ def swa(setting: Setting, folds: int) -> Method:
     return LateSWA(setting, Trajectory(setting, sgd(setting)), folds)
 
 
+def ensemble(setting: Setting) -> MemberEnsemble:
+    """Independent members, each with its own SGD."""
+    return MemberEnsemble(setting, sgd(setting))
+
+
 METHODS: dict[str, Callable[[Setting], Method]] = {
     "sgd": lambda setting: Trajectory(setting, sgd(setting)),
     "adamw": lambda setting: Trajectory(setting, adamw(setting)),
@@ -85,7 +91,11 @@ METHODS: dict[str, Callable[[Setting], Method]] = {
     "dart": dart,
     "lookahead+swa": lambda setting: LateSWA(setting, lookahead(setting, sgd(setting)), folds=1),
     "lookaround+swa": lambda setting: LateSWA(setting, lookaround(setting, sgd(setting)), folds=1),
-    "logit-ensemble": lambda setting: MemberEnsemble(setting, sgd(setting)),
+    "logit-ensemble": ensemble,
+    "logit-ensemble+swa": lambda setting: AveragedMembers(setting, sgd(setting)),
+    "lookaround+logit-ensemble": lambda setting: JoinedEnsemble(
+        setting, lambda own: lookaround(own, sgd(own)), ensemble
+    ),
     "snapshot-ensemble": lambda setting: Snapshots(setting, sgd(setting)),
     "uniform-soup": lambda setting: UniformSoup(setting, sgd(setting)),
     "greedy-soup": lambda setting: GreedySoup(setting, sgd(setting)),

@@ -17,6 +17,23 @@ from lookaround.experiment.methods.norms import buffer_policy, reestimate, reest
 _SAMPLES = 5
 
 
+def late_part(setting: Setting, folds: int = 1) -> tuple[int, int, int]:
+    """The part of a run that ends it with SWA: its first minibatch, the minibatches of a fold, and those from sample to sample.
+
+    Raises:
+        ValueError: for a run too short for the folds, or a cycle longer than a fold.
+    """
+    config = setting.config
+    total = config.epochs * setting.batches.per_epoch
+    length = max(1, round((1 - config.swa_start) * total / folds))
+    if folds * length > total:
+        raise ValueError(f"a run of {total} minibatches is too short for {folds} folds of SWA; train longer")
+    cycle = config.swa_cycle or min(setting.batches.per_epoch, max(1, length // _SAMPLES))
+    if cycle > length:
+        raise ValueError(f"swa_cycle must be at most the {length} minibatches of a fold, got {cycle}")
+    return total - folds * length, length, cycle
+
+
 class LateSWA(Method):
     """Another method's training that ends with SWA at a constant learning rate (Guo et al. 2022, algorithms 1-3).
 
@@ -34,17 +51,12 @@ class LateSWA(Method):
 
     def __init__(self, setting: Setting, inner: Method, folds: int) -> None:
         super().__init__(setting)
-        config = setting.config
-        total = config.epochs * setting.batches.per_epoch
-        length = max(1, round((1 - config.swa_start) * total / folds))
-        if folds * length > total:
-            raise ValueError(f"a run of {total} minibatches is too short for {folds} folds of SWA; train longer")
         self.inner = inner
-        self.start = total - folds * length
+        self.start, length, cycle = late_part(setting, folds)
         self.swa = FoldedSWA(
             setting.model,
             iterations=folds * length,
-            cycle=config.swa_cycle or min(setting.batches.per_epoch, max(1, length // _SAMPLES)),
+            cycle=cycle,
             folds=folds,
             point=inner.averaged,
             buffers=buffer_policy(setting),

@@ -41,7 +41,7 @@ class Trajectory(Method):
 
         def closure() -> float:
             self.optimizer.zero_grad()
-            loss = self.setting.loss(images, labels)
+            loss = self.setting.loss(self.setting.model, images, labels)
             loss.backward()
             losses.append(loss.detach())
             return loss  # type: ignore[return-value]
