@@ -118,6 +118,7 @@ def test_it_prints_the_table_and_where_things_are(tmp_path, capsys):
     assert f"learning curves: {tmp_path / 'curves.png'}" in printed
     assert f"averaged models: {tmp_path}/METHOD/seed-SEED/model.safetensors" in printed
     assert "lookaround, seed 0 | epoch 1 | loss " in printed
+    assert "members of ensembles" not in printed
 
 
 def a_folder(root: Path) -> Path:

@@ -125,6 +125,53 @@ def test_swa_inside_a_run_of_rounds_samples_the_average_and_not_a_branch(wrap):
         torch.testing.assert_close(value, sum(s[key] for s in samples) / len(samples))
 
 
+def test_every_sample_of_every_fold_is_at_the_lowest_rate():
+    model, optimizer, _ = problem()
+    swa = FoldedSWA(model, iterations=22, cycle=4, folds=2)
+    scheduler = CyclicalLR(optimizer, 1.0, 0.0, cycle=4, fold=11)
+    sampled = []
+    for _ in range(22):
+        rate, samples = scheduler.get_last_lr()[0], swa.average.count
+        optimizer.step(), scheduler.step(), swa.step()
+        if swa.average.count not in (samples, 0):
+            sampled.append(rate)
+    assert sampled == [0.0] * 4
+
+
+def test_a_step_inside_the_averages_context_is_refused_and_not_counted():
+    model, _, _ = problem()
+    swa = FoldedSWA(model, iterations=4, cycle=1)
+    swa.step()
+    with swa.average.averaged(), pytest.raises(ValueError, match=r"step\(\)"):
+        swa.step()
+    assert (swa.iteration, swa.average.count) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"), [({"iterations": 18}, "iterations"), ({"cycle": 1}, "cycle"), ({"folds": 3}, "folds")]
+)
+def test_a_state_of_another_procedure_is_refused(changes, name):
+    model, _, _ = problem()
+    options = {"iterations": 12, "cycle": 2, "folds": 2}
+    state = FoldedSWA(model, **options).state_dict()
+    with pytest.raises(
+        ValueError, match=f"the state is of {name}={options[name]}, this procedure has {name}={changes[name]}"
+    ):
+        FoldedSWA(model, **{**options, **changes}).load_state_dict(state)
+    with pytest.raises(
+        ValueError, match="not a state of FoldedSWA: it has no average, cycle, folds, iteration, iterations"
+    ):
+        FoldedSWA(model, **options).load_state_dict({})
+
+
+def test_what_cannot_make_points_is_refused_at_once():
+    model, inner, _ = problem()
+    with pytest.raises(TypeError, match=r"pass optimizer\.averaged, not called"):
+        FoldedSWA(model, iterations=4, cycle=1, point=Lookahead(inner).averaged())
+    with pytest.raises(TypeError, match=r"cycle must be an integer, got 2\.5"):
+        FoldedSWA(model, iterations=4, cycle=2.5)
+
+
 @pytest.mark.parametrize("folds", [1, 2, 3])
 @pytest.mark.parametrize(("branches", "alpha"), [(1, 0.5), (3, 1.0), (2, 0.6)])
 @pytest.mark.parametrize("k", [1, 2, 3])
@@ -176,13 +223,17 @@ def test_a_step_too_many_and_a_foreign_state_are_errors():
     swa.step()
     with pytest.raises(ValueError, match="all 1 iterations"):
         swa.step()
-    with pytest.raises(ValueError, match="not a state of 1 iterations"):
-        swa.load_state_dict({"iteration": 2, "average": swa.average.state_dict()})
+    with pytest.raises(ValueError, match="the state is damaged: it is of iteration 2 of 1"):
+        swa.load_state_dict({**swa.state_dict(), "iteration": 2})
 
 
 SCHEDULES = {
     "constant": (lambda o: HighConstantLR(o, 0.05), lambda i: 0.05),
     "cyclical": (lambda o: CyclicalLR(o, 0.05, 0.01, cycle=3), lambda i: 0.05 - 0.04 * (((i - 1) % 3) + 1) / 3),
+    "cyclical in folds": (
+        lambda o: CyclicalLR(o, 0.05, 0.01, cycle=3, fold=7),
+        lambda i: 0.05 - 0.04 * ((((i - 1) % 7) % 3) + 1) / 3,
+    ),
     "pre-training": (
         lambda o: PretrainingLR(o, 0.05, 0.01, total=20),
         lambda i: 0.05 if i <= 11 else 0.01 if i >= 19 else 0.05 - 0.04 * ((i - 1) / 20 - 0.5) / 0.4,
@@ -231,6 +282,7 @@ def test_schedules_take_a_rate_for_each_group_and_name_mistakes():
         (lambda: HighConstantLR(sgd(), [0.1, 0.2]), "one number or 1"),
         (lambda: HighConstantLR(sgd(), -0.1), "not be negative, got -0.1"),
         (lambda: CyclicalLR(sgd(), 0.1, 0.0, cycle=0), "cycle must be at least 1 step, got 0"),
+        (lambda: CyclicalLR(sgd(), 0.1, 0.0, cycle=4, fold=3), "fold must be at least a cycle of 4 steps, got 3"),
         (lambda: PretrainingLR(sgd(), 0.1, 0.0, total=0), "total must be at least 1"),
         (lambda: PretrainingLR(sgd(), 0.1, 0.0, total=9, decrease_from=0.9, decrease_to=0.5), "in order"),
     ]:

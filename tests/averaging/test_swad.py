@@ -132,6 +132,10 @@ def test_mistakes_are_errors():
     for name in ("converge", "tolerance", "rate"):
         with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0.5"):
             SWAD(model, **{name: 0.5})
+    with pytest.raises(TypeError, match=r"converge must be an integer, got 2\.5"):
+        SWAD(model, converge=2.5)
+    with pytest.raises(ValueError, match="no points yet"), SWAD(model).averaged():
+        pass
     swad = SWAD(model)
     with pytest.raises(ValueError, match=r"call update\(\) after every step"):
         swad.evaluated(1.0)
@@ -140,6 +144,15 @@ def test_mistakes_are_errors():
         swad.evaluated(float("nan"))
     with pytest.raises(ValueError, match="it has no above"):
         swad.load_state_dict({})
+    with (
+        pytest.warns(UserWarning, match="takes 3 evaluations"),
+        swad.averaged(),
+        pytest.raises(ValueError, match="evaluated"),
+    ):
+        swad.evaluated(1.0)
+    for changed in ({"converge": 4}, {"tolerance": 9}, {"rate": 2.0}):
+        with pytest.raises(ValueError, match=f"this window has {next(iter(changed))}={next(iter(changed.values()))}"):
+            SWAD(model, **changed).load_state_dict(swad.state_dict())
     state = copy.deepcopy(run(model, [1.0], 1).state_dict())
     state["segments"][0]["mean"].pop("bias")
     with pytest.raises(ValueError, match="missing: bias"):

@@ -55,7 +55,7 @@ def test_a_run_that_diverged_is_a_dotted_line_to_a_cross(tiny, tmp_path, monkeyp
     errors, _ = drawn(tmp_path, monkeypatch, runs, config, diverged).axes
     assert [list(line.get_ydata()) for line in errors.lines] == [[25, 15], [50], [8], [9]]
     assert [line.get_linestyle() for line in errors.lines] == ["-", ":", ":", ":"]
-    labels = [text.get_text() for text in errors.get_figure().axes[1].get_legend().get_texts()]
+    labels = [text.get_text() for text in errors.get_figure().legends[0].get_texts()]
     assert labels == ["sgd", "sgd (diverged)", "sam (diverged)"]
 
 
@@ -73,6 +73,12 @@ def test_more_methods_than_colours_differ_in_style(tiny, tmp_path, monkeypatch):
     config = replace(tiny, methods=methods)
     errors, _ = drawn(tmp_path, monkeypatch, {(method, 0): records(5, 4) for method in methods}, config).axes
     assert len({(line.get_color(), line.get_linestyle()) for line in errors.lines}) == 19
+
+
+def test_a_single_point_is_seen(tiny, tmp_path, monkeypatch):
+    config = replace(tiny, methods=("sgd",))
+    errors, _ = drawn(tmp_path, monkeypatch, {("sgd", 0): records(5)}, config).axes
+    assert errors.lines[0].get_marker() == "o"
 
 
 def test_it_is_a_picture(tiny, tmp_path):

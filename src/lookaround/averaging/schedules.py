@@ -67,17 +67,20 @@ class CyclicalLR(_BetweenLR):
     """A linear decrease within each cycle of ``cycle`` steps, from near ``high`` to ``low`` at its last step.
 
     Iteration i = 1, 2, … of the phase has rate (1 - t) high + t low with t = ((i - 1) mod c + 1) / c, so that SWA
-    samples every c steps, at the lowest rate. Call ``step()`` after each step of the optimizer.
+    samples every c steps, at the lowest rate. Call ``step()`` after each step of the optimizer. With ``fold``, i counts
+    within each fold of so many steps, as the samples of :class:`~lookaround.averaging.FoldedSWA` do.
 
     Args:
         optimizer: The optimizer, or a wrapper of one.
         high: α_1, the rate a cycle starts from, for all parameter groups or one for each.
         low: α_2, the rate at a cycle's last step.
         cycle: The cycle length c in steps.
+        fold: The steps of a fold, if there are several and ``cycle`` does not divide it; None for one.
         last_epoch: The steps made before, -1 for none.
 
     Raises:
-        ValueError: ``cycle`` is below 1, a rate is negative, or there are not as many rates as groups.
+        ValueError: ``cycle`` is below 1, ``fold`` below ``cycle``, a rate is negative, or there are not as many rates as
+            groups.
 
     >>> import torch
     >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.5)
@@ -92,14 +95,19 @@ class CyclicalLR(_BetweenLR):
     References: Izmailov et al. 2018, section 3.1; Guo et al. 2022, section 5.
     """
 
-    def __init__(self, optimizer: Optimizer, high: Rate, low: Rate, *, cycle: int, last_epoch: int = -1) -> None:
+    def __init__(
+        self, optimizer: Optimizer, high: Rate, low: Rate, *, cycle: int, fold: int | None = None, last_epoch: int = -1
+    ) -> None:
         if cycle < 1:
             raise ValueError(f"cycle must be at least 1 step, got {cycle}")
-        self.cycle = cycle
+        if fold is not None and fold < cycle:
+            raise ValueError(f"fold must be at least a cycle of {cycle} steps, got {fold}")
+        self.cycle, self.fold = cycle, fold
         super().__init__(optimizer, high, low, last_epoch)
 
     def _share(self) -> float:
-        return (self.last_epoch % self.cycle + 1) / self.cycle
+        within = self.last_epoch if self.fold is None else self.last_epoch % self.fold
+        return (within % self.cycle + 1) / self.cycle
 
 
 class PretrainingLR(_BetweenLR):

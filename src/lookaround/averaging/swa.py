@@ -15,12 +15,14 @@ class FoldedSWA:
     """SWA in ``folds`` equal parts, each starting from the average of the one before (Guo et al. 2022, algorithms 1–3).
 
     One fold is SWA, two are Double SWA, three Triple SWA. All take the same number of iterations. Call :meth:`step`
-    after each step of the inner optimizer: every ``cycle`` iterations of a fold it takes a sample; at the fold's end it
-    writes the mean of the fold's samples into the model, from where the next fold goes on. After the last fold the
-    model holds the result. Iterations after a fold's last full cycle are made but not sampled, as in algorithm 1.
+    once an iteration: after each step of the inner optimizer, or after each pass over the branches of a Lookaround
+    (after its ``around()`` loop, or once in d calls of its ``step()``). Every ``cycle`` iterations of a fold it takes
+    a sample; at the fold's end it writes the mean of the fold's samples into the model, from where the next fold goes
+    on. After the last fold the model holds the result. Iterations after a fold's last full cycle are made but not
+    sampled, as in algorithm 1.
 
     The inner optimizer's state (momentum) goes on across folds; the paper trains without any. For a learning rate that
-    starts a new cycle with each sample, see :class:`~lookaround.averaging.CyclicalLR`.
+    starts a new cycle with each sample, and with each fold, see :class:`~lookaround.averaging.CyclicalLR`.
 
     Args:
         model: The model, wrapped or not.
@@ -31,12 +33,15 @@ class FoldedSWA:
             Lookahead or Lookaround run, where it is the average and not the branch the model holds. By default the
             model as it is.
         restart: Called after the average was written into the model, for an inner optimizer that keeps weights of its
-            own and must take the new ones over: ``optimizer.restart`` inside a Lookahead or Lookaround run.
+            own and must take the new ones over: ``optimizer.restart`` inside a Lookahead or Lookaround run. To re-estimate
+            norm statistics at a fold's end there, do that first, in the same function: a Lookaround with ``model=``
+            gives the model's buffers to all branches.
         buffers: Policies for buffers, as in :class:`~lookaround.averaging.RunningAverage`.
         offload: Keep the average in host memory.
 
     Raises:
         ValueError: ``iterations`` is not a positive multiple of ``folds``, or ``cycle`` does not fit a fold.
+        TypeError: One of them is no integer, or ``point`` is a context manager instead of what makes one.
 
     >>> model = nn.Linear(1, 1, bias=False)
     >>> _ = nn.init.zeros_(model.weight)
@@ -60,6 +65,11 @@ class FoldedSWA:
         buffers: Mapping[str, Policy] | None = None,
         offload: bool = False,
     ) -> None:
+        for name, value in (("iterations", iterations), ("cycle", cycle), ("folds", folds)):
+            if not isinstance(value, int):
+                raise TypeError(f"{name} must be an integer, got {value!r}")
+        if not callable(point) or isinstance(point, AbstractContextManager):
+            raise TypeError(f"point must make a context manager: pass optimizer.averaged, not called; got {point!r}")
         if folds < 1 or iterations < 1 or iterations % folds:
             raise ValueError(
                 f"iterations must be a positive multiple of folds, got {iterations} iterations in {folds} folds"
@@ -95,8 +105,9 @@ class FoldedSWA:
             statistics.
 
         Raises:
-            ValueError: All iterations have been made already.
+            ValueError: All iterations have been made already, or it is called inside ``average.averaged()``.
         """
+        self._average._forbid_inside("step()")
         if self._iteration == self.iterations:
             raise ValueError(f"all {self.iterations} iterations have been made; the model holds the result")
         length = self.iterations // self.folds
@@ -115,17 +126,25 @@ class FoldedSWA:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on bit for bit. Save the model and the inner optimizer beside it."""
-        return {"iteration": self._iteration, "average": self._average.state_dict()}
+        return {**self._settings(), "iteration": self._iteration, "average": self._average.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load :meth:`state_dict`'s result.
 
         Raises:
-            ValueError: It does not fit the model or this procedure. Nothing is changed then.
+            ValueError: It does not fit the model, or is of a procedure of other iterations, cycle or folds. Nothing is
+                changed then.
         """
-        if set(state) != {"iteration", "average"} or not 0 <= state["iteration"] <= self.iterations:
-            raise ValueError(
-                f"not a state of {self.iterations} iterations of SWA: {sorted(state)}, {state.get('iteration')}"
-            )
+        missing = {"iteration", "average", *self._settings()} - set(state)
+        if missing:
+            raise ValueError(f"not a state of FoldedSWA: it has no {', '.join(sorted(missing))}")
+        for name, value in self._settings().items():
+            if state[name] != value:
+                raise ValueError(f"the state is of {name}={state[name]}, this procedure has {name}={value}")
+        if not 0 <= state["iteration"] <= self.iterations:
+            raise ValueError(f"the state is damaged: it is of iteration {state['iteration']} of {self.iterations}")
         self._average.load_state_dict(state["average"])
         self._iteration = int(state["iteration"])
+
+    def _settings(self) -> dict[str, int]:
+        return {"iterations": self.iterations, "cycle": self.cycle, "folds": self.folds}

@@ -42,7 +42,8 @@ class SWAD(ModelAverage):
     - the window opens at evaluation s, the first whose loss none of the following ``converge`` - 1 falls below; then
       the limit is l = ``rate`` · mean(E_s, …, E_{s + converge - 1});
     - it closes at the last evaluation with a loss of at most l, once the ``tolerance`` evaluations after it all exceed
-      l; if that does not happen, it lasts until the end.
+      l; if that does not happen, it lasts until the end. Of the evaluations that opened it, only those after the last
+      one within l count.
 
     The window holds every point after evaluation s - 1 up to the evaluation that closes it. With an evaluation at every
     step this is the paper's window (for ``tolerance`` ≥ ``converge``, where its end is defined).
@@ -61,6 +62,7 @@ class SWAD(ModelAverage):
 
     Raises:
         ValueError: An argument is outside its range.
+        TypeError: ``converge`` or ``tolerance`` is no integer.
 
     >>> model = nn.Linear(1, 1, bias=False)
     >>> swad = SWAD(model, converge=2, tolerance=2, rate=1.5)
@@ -88,6 +90,8 @@ class SWAD(ModelAverage):
         for name, value in (("converge", converge), ("tolerance", tolerance), ("rate", rate)):
             if not value >= 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+            if name != "rate" and not isinstance(value, int):
+                raise TypeError(f"{name} must be an integer, got {value!r}")
         super().__init__(model, buffers, offload)
         self.converge, self.tolerance, self.rate = converge, tolerance, rate
         # Closed stretches: candidates for the window before it opens; then what is in it for good, and what may be.
@@ -141,8 +145,10 @@ class SWAD(ModelAverage):
         """Take note of the validation loss of the model as it is now.
 
         Raises:
-            ValueError: There was no point since the last evaluation, or the loss is NaN.
+            ValueError: There was no point since the last evaluation, the loss is NaN, or it is called inside
+                :meth:`averaged`.
         """
+        self._forbid_inside("evaluated()")
         if self._closed:
             return
         if loss != loss:
@@ -198,8 +204,11 @@ class SWAD(ModelAverage):
         if which:
             raise ValueError(f"there is one average, number 0; got which={which}")
         if not self.opened:
+            if not any(s.points for s in (*self._segments, self._current)):
+                raise ValueError("there are no points yet; call update() after every step")
             warnings.warn(
-                "the SWAD window never opened: the validation loss kept falling; this is the last model, no average"
+                f"the SWAD window never opened: that takes {self.converge} evaluations whose first loss none of the others "
+                "falls below; this is the last model, no average"
             )
             return self._sources()
         parts = [s for s in self._parts() if s.points]
@@ -215,6 +224,7 @@ class SWAD(ModelAverage):
         self._synchronize()
         segments = [*self._segments, self._current]
         return {
+            **self._settings(),
             "limit": self._limit,
             "above": self._above,
             "closed": self._closed,
@@ -234,11 +244,15 @@ class SWAD(ModelAverage):
         """Load :meth:`state_dict`'s result, from any device and in any precision.
 
         Raises:
-            ValueError: Names or shapes differ, or it is called inside :meth:`averaged`. Nothing is changed then.
+            ValueError: Names or shapes differ, the settings do, or it is called inside :meth:`averaged`. Nothing is
+                changed then.
         """
-        missing = {"limit", "above", "closed", "segments", "copied"} - set(state)
+        missing = {*self._settings(), "limit", "above", "closed", "segments", "copied"} - set(state)
         if missing or not state.get("segments"):
             raise ValueError(f"not a state of SWAD: it has no {', '.join(sorted(missing)) or 'segments'}")
+        for name, value in self._settings().items():
+            if state[name] != value:
+                raise ValueError(f"the state is of {name}={state[name]}, this window has {name}={value}")
         self._check_shared(state, sum(s["points"] for s in state["segments"]))
         for saved in state["segments"]:
             if saved["points"]:
@@ -246,6 +260,9 @@ class SWAD(ModelAverage):
         *self._segments, self._current = [self._load_segment(saved) for saved in state["segments"]]
         self._load_shared(state)
         self._limit, self._above, self._closed = state["limit"], state["above"], state["closed"]
+
+    def _settings(self) -> dict[str, float]:
+        return {"converge": self.converge, "tolerance": self.tolerance, "rate": self.rate}
 
     def _load_segment(self, saved: Mapping[str, Any]) -> _Segment:
         mean = self._load_list(self._averaged_slots, saved["mean"]) if saved["points"] else []

@@ -29,9 +29,11 @@ class SoupOptions(DataOptions):
 
     An IN is a safetensors file, a torch.save file of a state dict, or a run's folder. Memory holds some megabytes,
     whatever the models' size. With --greedy, the models are tried from the best to the worst, and each stays in the soup
-    if the soup with it is no worse on images that none was trained on; this takes networks of lookaround train.
+    if the soup with it is no worse on images that none was trained on; this takes networks of lookaround train. The models
+    should have parted from common weights, as fine-tuned ones have: the mean of models of different initial weights (other
+    seeds) is worth nothing.
 
-    lookaround soup soup.safetensors runs/digits/sgd/seed-0 runs/digits/sgd/seed-1 runs/digits/sgd/seed-2
+    lookaround soup soup.safetensors tuned-0.safetensors tuned-1.safetensors tuned-2.safetensors
     """
 
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]

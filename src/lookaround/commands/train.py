@@ -13,6 +13,7 @@ from rich.console import Console
 from lookaround.commands.parsing import parse, usage_errors
 from lookaround.experiment import TrainConfig, display_for, preset
 from lookaround.experiment import train as run
+from lookaround.experiment.results import MEMBER
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ def train(words: Sequence[str]) -> None:
     print("I-budget: forward passes for one prediction\n")
     print(f"learning curves: {comparison.curves}")
     print(f"averaged models: {options.out}/METHOD/seed-SEED/{comparison.networks[0].name}")
+    if any(row.forward_passes not in (1, None) for row in comparison.rows):
+        print(f"members of ensembles: {options.out}/METHOD/seed-SEED/{MEMBER.format('N')}")
 
 
 def parse_train(words: Sequence[str]) -> TrainOptions:

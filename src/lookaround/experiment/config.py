@@ -114,7 +114,7 @@ class TrainConfig:
     swad_every: int | None = None
     """Minibatches between two evaluations of swad on held-out images. None: an epoch."""
     swad_converge: int = 3
-    """Evaluations without a lower loss after which swad's window opens."""
+    """swad's window opens at an evaluation whose loss none of the next swad_converge - 1 falls below."""
     swad_tolerance: int = 6
     """Evaluations above the limit after which swad's window closes."""
     swad_rate: float = 1.3

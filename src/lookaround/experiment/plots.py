@@ -41,14 +41,14 @@ def save_curves(
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    figure = Figure(figsize=(12, 4.2), layout="constrained")
     panels = figure.subplots(1, len(_PANELS))
     for axes, (value, label) in zip(panels, _PANELS, strict=True):
         axes.set(xlabel="gradient evaluations", ylabel=label, yscale="log")
         _fill(axes, runs, value, config, diverged)
         axes.grid(alpha=0.25)
     if panels[-1].lines:
-        panels[-1].legend(frameon=False)
+        figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside right center", frameon=False)
     seeds = f"{len(config.seeds)} seeds: mean, least to greatest" if len(config.seeds) > 1 else "one seed"
     figure.suptitle(f"{config.data}, {config.model}, {config.branches} copies a minibatch ({seeds})", fontsize="medium")
     picture = io.BytesIO()
@@ -84,7 +84,8 @@ def _draw(axes: Any, runs: Sequence[Records], value: str, method: str, colour: s
     curves = torch.tensor([[record[value] for record in run] for run in runs], dtype=torch.float64)
     if value == "top1":
         curves = 100 - curves
-    axes.plot(budget, curves.mean(0).tolist(), color=colour, linestyle=style, label=method, linewidth=1.6)
+    marker = "o" if len(budget) == 1 else None
+    axes.plot(budget, curves.mean(0).tolist(), color=colour, ls=style, label=method, linewidth=1.6, marker=marker)
     if len(runs) > 1:
         axes.fill_between(
             budget, curves.amin(0).tolist(), curves.amax(0).tolist(), color=colour, alpha=0.15, linewidth=0
