@@ -8,6 +8,7 @@ Averages are formed in at least float32: a bfloat16 or float16 list is widened b
 of reals and DTensors as their local shards, since averaging is element by element.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from operator import attrgetter
@@ -41,6 +42,18 @@ def local(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
+def reshard(module: torch.nn.Module) -> None:
+    """Give a module sharded by FSDP2 its sharded parameters back where a forward pass without a backward has left gathered ones.
+
+    Gathered copies are not what an optimizer holds, and what is written into the shards does not reach them. Nothing is
+    communicated; the next forward pass gathers again. Other modules are left alone.
+    """
+    fsdp = sys.modules.get("torch.distributed.fsdp")
+    for part in module.modules() if fsdp else ():
+        if isinstance(part, fsdp.FSDPModule):  # type: ignore[union-attr]
+            part.reshard()
+
+
 def _is_dense(tensor: Tensor) -> bool:
     """Whether the elements fill one stretch of memory, in whatever order of the dimensions (channels-last does)."""
     return tensor.is_contiguous() or tensor.is_contiguous(memory_format=torch.channels_last)
@@ -61,9 +74,9 @@ def _is_plain(tensors: list[Tensor]) -> bool:
 def _alike(lists: list[list[Tensor]]) -> Iterator[list[list[Tensor]]]:
     """Cut parallel lists where a dtype or a device changes, with every tensor made `local`.
 
-    The first list decides: what runs parallel to it was made from it, in one dtype, beside it or all in host memory.
+    All lists decide: a model turned to another dtype after an average was made of it may have one dtype where the average has two.
     """
-    if all(type(tensors[0]) in _ORDINARY for tensors in lists) and _is_plain(lists[0]):
+    if all(map(_is_plain, lists)):
         yield lists
         return
     rows = [[local(t) for t in row] for row in zip(*lists, strict=True)]

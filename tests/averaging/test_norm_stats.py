@@ -204,12 +204,63 @@ def test_no_batches_is_an_error():
         update_norm_stats(deep(), iter(data(8).split(4)), exact=True)
 
 
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("sizes", [[0, 8, 12], [8, 0, 0, 12], [8, 12, 0]])
+def test_empty_batches_are_skipped(sizes, exact):
+    model, plain = deep(), deep()
+    update_norm_stats(model, data(20).split(sizes), exact=exact)
+    update_norm_stats(plain, data(20).split([8, 12]), exact=exact)
+    assert all(torch.equal(value, plain.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("exact", [False, True])
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(3), nn.InstanceNorm2d(3, track_running_stats=True)])
+def test_empty_batches_of_other_structures_are_skipped(norm, exact):
+    batches = [{"x": part} for part in data(9).split([4, 0, 5])]
+    model, plain = copy.deepcopy(norm), copy.deepcopy(norm)
+    update_norm_stats(model, batches, lambda batch: model(batch["x"]), exact=exact)
+    update_norm_stats(plain, data(9).split([4, 5]), exact=exact)
+    assert all(torch.equal(value, plain.state_dict()[name]) for name, value in model.state_dict().items())
+    assert model.running_mean.isfinite().all()
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_empty_batches_alone_are_no_batches(exact):
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.InstanceNorm2d(3, track_running_stats=True))
+    before = copy.deepcopy(model.state_dict())
+    for forward in (None, model):
+        with pytest.raises(ValueError, match="no batches with samples"):
+            update_norm_stats(model, [data(0), data(0)], forward, exact=exact)
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_layer_that_sees_no_samples_keeps_its_statistics(exact):
+    class Routed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right = (nn.InstanceNorm2d(3, track_running_stats=True) for _ in range(2))
+
+        def forward(self, x):
+            return self.left(x[:0]), self.right(x)
+
+    model = Routed()
+    modes = [m.training for m in model.modules()]
+    update_norm_stats(model, data(8).split(4), exact=exact)
+    assert torch.equal(model.left.running_mean, torch.zeros(3))
+    assert torch.equal(model.left.running_var, torch.ones(3))
+    torch.testing.assert_close(model.right.running_mean, data(8).flatten(2).mean(2).mean(0))
+    assert [m.training for m in model.modules()] == modes
+
+
 def test_autocast_and_low_precision_inputs_are_pooled_in_full_precision():
     model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
     values = torch.randn(64, 4) + 3
     with torch.autocast("cpu", torch.bfloat16):
-        update_norm_stats(model, values.split(16))
-        check(model[1], model[0](values), tolerance=1e-4)
+        for exact in (False, True):
+            update_norm_stats(model, values.split(16), exact=exact)
+            check(model[1], model[0](values), tolerance=1e-6)
+            assert model[0](values).dtype == torch.bfloat16
     low = nn.BatchNorm1d(4).to(torch.bfloat16)
     update_norm_stats(low, values.bfloat16().split(16))
     mean, variance = pooled(values.bfloat16())

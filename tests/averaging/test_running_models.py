@@ -1,13 +1,15 @@
 """Running averages of models of every kind: precision, devices, tied weights, buffers, `AveragedModel`'s states, and errors."""
 
 import copy
+import pickle
+from contextlib import nullcontext
 
 import pytest
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from lookaround.averaging import RunningAverage, exponential, tail, uniform
+from lookaround.averaging import SWAD, RunningAverage, exponential, tail, uniform
 from reference.walks import net, points, run, same, shown, walk, weighted
 
 
@@ -69,6 +71,19 @@ def test_a_model_moved_to_another_dtype_after_construction_is_followed():
     average.update()
     for key, value in shown(average).items():
         torch.testing.assert_close(value, first[key].to(value.dtype))
+
+
+def test_a_model_of_two_dtypes_may_become_one_of_one():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double())
+    average = RunningAverage(model, [uniform(), exponential(0.75)])
+    for value, turn in ((1.0, model.float), (3.0, model.double), (5.0, model.bfloat16)):
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.fill_(value)
+        average.update()
+        turn()
+    for which, expected in ((0, 3.0), (1, 2.375)):
+        assert all(torch.equal(v, torch.full_like(v, expected)) for v in shown(average, which).values())
 
 
 def test_tied_weights_are_averaged_once_and_stay_tied():
@@ -177,6 +192,66 @@ def test_copies_and_pickles_are_independent():
     average.update()
     assert same(shown(twin), expected)
     assert not same(shown(average), expected)
+
+
+def points_of_1_and_3(make):
+    """A model that holds 8, and its average of 1 and 3."""
+    model = nn.Linear(1, 1, bias=False)
+    model.register_buffer("seen", torch.tensor(0))
+    average = make(model)
+    for value in (1.0, 3.0, 8.0):
+        nn.init.constant_(model.weight, value)
+        model.seen += 1
+        if value < 8:
+            average.update()
+    return model, average
+
+
+COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda x: pickle.loads(pickle.dumps(x))}
+
+
+@pytest.mark.parametrize("take", COPIES.values(), ids=COPIES)
+@pytest.mark.parametrize("offload", [False, True])
+def test_a_copy_made_inside_is_outside(take, offload):
+    model, average = points_of_1_and_3(lambda m: RunningAverage(m, uniform(), offload=offload))
+    with average.averaged():
+        twin = take(average)
+        assert (model.weight, model.seen) == (2.0, 2)
+    assert (model.weight, model.seen) == (8.0, 3)
+    assert (twin.model.weight, twin.model.seen) == (8.0, 3)
+    assert "training" not in twin.state_dict()
+    twin.update()
+    with twin.averaged():
+        assert (twin.model.weight, twin.model.seen) == (4.0, 3)
+    assert twin.model.weight == 8.0
+
+
+@pytest.mark.parametrize("take", COPIES.values(), ids=COPIES)
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_copy_of_a_model_that_holds_its_average(take, depth):
+    model, average = points_of_1_and_3(lambda m: RunningAverage(m, uniform()))
+    model.average = average
+    with average.averaged(), average.averaged() if depth > 1 else nullcontext():
+        twin = take(model)
+        assert model.weight == 2.0
+    assert twin.average.model is twin
+    assert (twin.weight, twin.seen) == (8.0, 3)
+    twin.average.update()
+    assert average.count == 2
+    with twin.average.averaged():
+        assert twin.weight == 4.0
+
+
+@pytest.mark.parametrize("take", COPIES.values(), ids=COPIES)
+def test_a_copy_of_swad_made_inside_is_outside(take):
+    model, average = points_of_1_and_3(lambda m: SWAD(m, converge=1))
+    average.evaluated(1.0)
+    with average.averaged():
+        twin = take(average)
+    assert (model.weight, twin.model.weight) == (8.0, 8.0)
+    twin.update()
+    with twin.averaged():
+        assert twin.model.weight == 4.0
 
 
 @pytest.mark.parametrize(("rule", "avg_fn"), [(uniform(), None), (exponential(0.9), get_ema_multi_avg_fn(0.9))])

@@ -103,6 +103,39 @@ def test_an_average_of_a_wrapped_model_exports_what_the_plain_model_loads(group,
     assert average.count == 3
 
 
+WRAPS = {
+    "plain": lambda m: m,
+    "compiled": lambda m: torch.compile(m, backend="eager"),
+    "ddp": nn.parallel.DistributedDataParallel,
+    "compiled ddp": lambda m: torch.compile(nn.parallel.DistributedDataParallel(m), backend="eager"),
+}
+
+
+@pytest.mark.parametrize("make", [net, HasModule])
+@pytest.mark.parametrize("ours", WRAPS)
+@pytest.mark.parametrize("theirs", WRAPS)
+def test_a_state_of_averaged_model_loads_whatever_wraps_the_model(group, make, ours, theirs):
+    average = RunningAverage(WRAPS[ours](make()), uniform())
+    other = make()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter += 1
+    state = {**AveragedModel(WRAPS[theirs](other)).state_dict(), "n_averaged": torch.tensor(1)}
+    average.load_averaged_model_state(state)
+    mean = average.state_dict()["averages"][0]["means"][0]
+    assert all(torch.equal(mean[name], value) for name, value in other.named_parameters())
+    state.popitem()
+    with pytest.raises(ValueError, match="the AveragedModel's state does not match: missing: "):
+        average.load_averaged_model_state(state)
+
+
+def test_a_state_of_averaged_model_with_a_wrapper_inside_loads(group):
+    model = nn.Sequential(nn.parallel.DistributedDataParallel(nn.Linear(4, 2)), wrapped_parts())
+    average = RunningAverage(model, uniform())
+    average.load_averaged_model_state({**AveragedModel(model).state_dict(), "n_averaged": torch.tensor(1)})
+    assert torch.equal(average.state_dict()["averages"][0]["means"][0]["0.weight"], model[0].module.weight)
+
+
 def test_export_has_the_models_dtypes_tied_weights_once_and_no_unsaved_buffers(tmp_path):
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)).to(torch.bfloat16)
     model[1].weight = model[0].weight

@@ -1,8 +1,9 @@
 """Averages of predictions: ensembles of several models, and of the snapshots of one run with cosine warm restarts."""
 
 import copy
+import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -14,8 +15,17 @@ from lookaround import tensors
 from lookaround.averaging.slots import find_slots, require_equal, shapes, unwrap
 
 
+def _tensors(members: Iterable[nn.Module]) -> Iterator[Tensor]:
+    return itertools.chain.from_iterable(itertools.chain(m.parameters(), m.buffers()) for m in members)
+
+
+def _version(tensor: Tensor) -> int:
+    """How often the tensor was written to in place; inference tensors do not count that."""
+    return -1 if tensor.is_inference() else tensor._version
+
+
 class _Batched:
-    """Members of equal architecture as one function of stacked weights."""
+    """Members of equal architecture as one function of stacked weights, as they are now."""
 
     def __init__(self, members: list[nn.Module]) -> None:
         first = shapes(members[0].state_dict())
@@ -23,6 +33,16 @@ class _Batched:
             require_equal(first, shapes(member.state_dict()), f"member {i} of the batched ensemble")
         self.parameters, self.buffers = stack_module_state(members)
         self.skeleton = copy.deepcopy(members[0]).to("meta")
+        # Aliases keep the memory, so that no later tensor can come to stand at the same address.
+        self._stacked = [(tensor.detach(), _version(tensor)) for tensor in _tensors(members)]
+
+    def holds(self, members: list[nn.Module]) -> bool:
+        """Whether the members' tensors are still those that were stacked, and unchanged."""
+        now = list(_tensors(members))
+        return len(now) == len(self._stacked) and all(
+            tensor.data_ptr() == then.data_ptr() and tensor.dtype == then.dtype and _version(tensor) == version
+            for tensor, (then, version) in zip(now, self._stacked, strict=True)
+        )
 
     def __call__(self, training: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """The outputs of all members, stacked in the first dimension."""
@@ -38,10 +58,15 @@ class _Batched:
 class LogitEnsemble(nn.Module):
     """Several models as one, whose output is the mean of theirs.
 
-    The members run one after another, in evaluation mode or not as this module is. With ``batched``, members of equal
+    The members run one after another, each in its own mode; ``eval()`` and ``train()`` set all of them. A new ensemble
+    of members in evaluation mode is so itself. With ``batched``, members of equal
     architecture run in one pass over stacked weights (:func:`torch.func.vmap`). That is for small members on an
     accelerator, where launching kernels takes the time; on a CPU it was measured to be slower, 1.6 times for four
-    ResNet-18 and about twice for small networks. It holds a stacked copy of the weights as they were at construction.
+    ResNet-18 and about twice for small networks. It holds a stacked copy of the weights, which is made anew at the next
+    prediction when a member has changed: by loading a state dict, ``.to(...)``, a write in place, or being replaced
+    (a write through ``.data`` is not seen). It is for prediction: gradients and running statistics stay in the copy, and all members
+    run in the mode of the ensemble.
+    ``torch.compile`` breaks its graph at that check; ``torch.export`` takes the copy as it is.
 
     Args:
         models: The members: modules that take the same inputs and give logits of one shape.
@@ -76,7 +101,15 @@ class LogitEnsemble(nn.Module):
         if average not in ("logits", "probabilities"):
             raise ValueError(f"average must be 'logits' or 'probabilities', got {average!r}")
         self.average = average
+        if not any(member.training for member in self.members):
+            self.eval()
         self._batched = _Batched(list(self.members)) if batched else None
+
+    def _up_to_date(self, batched: _Batched) -> _Batched:
+        members = list(self.members)
+        if not torch.compiler.is_exporting() and not batched.holds(members):
+            self._batched = batched = _Batched(members)
+        return batched
 
     @property
     def forward_passes(self) -> int:
@@ -86,7 +119,7 @@ class LogitEnsemble(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The mean prediction for one input of the members, which all get the same arguments."""
         if self._batched is not None:
-            outputs = self._batched(self.training, args, kwargs)
+            outputs = self._up_to_date(self._batched)(self.training, args, kwargs)
             outputs = outputs if self.average == "logits" else outputs.log_softmax(-1)
         else:
             outputs = torch.stack([self._output(member, args, kwargs) for member in self.members])
@@ -102,8 +135,9 @@ class LogitEnsemble(nn.Module):
 class SnapshotCollector:
     """Collects the members of a snapshot ensemble: the model's weights at each restart of a cosine schedule.
 
-    Call :meth:`step` right after the scheduler's ``step()``: when that has just restarted, the model is still at the
-    end of the cycle before, its learning rate was lowest, and its weights and buffers are kept.
+    Call :meth:`step` after the scheduler's ``step()``, before the next step of the optimizer: when that has just
+    restarted, the model is still at the end of the cycle before, its learning rate was lowest, and its weights and
+    buffers are kept.
 
     Args:
         model: The model, wrapped or not.
@@ -146,7 +180,7 @@ class SnapshotCollector:
         self._scheduler = scheduler
         self._keep = keep
         self._offload = offload
-        self._phase = float(scheduler.T_cur)
+        self._phase, self._epoch = float(scheduler.T_cur), int(scheduler.last_epoch)
         self._snapshots: list[dict[str, Tensor]] = []
 
     def __len__(self) -> int:
@@ -159,9 +193,10 @@ class SnapshotCollector:
 
     def step(self) -> bool:
         """Collect a snapshot if the scheduler has restarted since the last call. Returns whether it did."""
-        phase = float(self._scheduler.T_cur)
-        restarted = phase <= self._phase
-        self._phase = phase
+        before = self._phase, self._epoch
+        self._phase, self._epoch = float(self._scheduler.T_cur), int(self._scheduler.last_epoch)
+        # Cycles as long as the steps between two calls end in the same phase; the epoch tells them from no step at all.
+        restarted = self._phase < before[0] or (self._phase == before[0] and self._epoch != before[1])
         if restarted:
             self.collect()
         return restarted
@@ -190,7 +225,7 @@ class SnapshotCollector:
 
     def state_dict(self) -> dict[str, Any]:
         """The snapshots and the place in the cycle: numbers and tensors (not copies) in plain containers."""
-        return {"phase": self._phase, "snapshots": [dict(s) for s in self._snapshots]}
+        return {"phase": self._phase, "epoch": self._epoch, "snapshots": [dict(s) for s in self._snapshots]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load :meth:`state_dict`'s result.
@@ -198,12 +233,11 @@ class SnapshotCollector:
         Raises:
             ValueError: Names or shapes differ from the model's. Nothing is changed then.
         """
-        if set(state) != {"phase", "snapshots"}:
-            raise ValueError(
-                f"not a state of a SnapshotCollector: it has {sorted(state)} instead of phase and snapshots"
-            )
+        missing = {"phase", "epoch", "snapshots"} - set(state)
+        if missing:
+            raise ValueError(f"not a state of a SnapshotCollector: it has no {', '.join(sorted(missing))}")
         expected = shapes({s.name: s.tensor for s in self._slots})
         for snapshot in state["snapshots"]:
             require_equal(expected, shapes(snapshot), "the state's snapshot")
         self._snapshots = [{k: v.detach().clone() for k, v in s.items()} for s in state["snapshots"]]
-        self._phase = float(state["phase"])
+        self._phase, self._epoch = float(state["phase"]), int(state["epoch"])

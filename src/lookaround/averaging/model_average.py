@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from lookaround import tensors
 from lookaround.averaging.files import save_tensors
-from lookaround.averaging.slots import Policy, Slot, find_slots, is_main_process, require_equal, shapes, whole
+from lookaround.averaging.sharding import copy_across, layout, whole
+from lookaround.averaging.slots import Policy, Slot, find_slots, is_main_process, require_equal, shapes
 
 
 class ModelAverage(ABC):
@@ -56,15 +57,20 @@ class ModelAverage(ABC):
         """Values for all slots: the average, and the copied tensors as they were at the last point."""
         mean = self._mean(which)
         self._synchronize()
-        copied = self._copied if self._copied is not None else [s.tensor for s in self._copied_slots]
+        copied = self._copied if self._copied is not None else self._live(self._copied_slots)
         return mean + copied
 
     def _sources(self) -> list[Tensor]:
-        return [s.tensor for s in self._averaged_slots]
+        return self._live(self._averaged_slots)
+
+    def _live(self, slots: list[Slot]) -> list[Tensor]:
+        """The tensors as the model holds them now; the sharded ones where an evaluation under FSDP2 has gathered them."""
+        tensors.reshard(self._model)
+        return [s.tensor for s in slots]
 
     def _keep_copied(self) -> None:
         """Take over the tensors that are copied, as they are now."""
-        now = [s.tensor for s in self._copied_slots]
+        now = self._live(self._copied_slots)
         if self._copied is None:
             self._copied = self._store(now)
         tensors.copy_(self._copied, now)
@@ -97,13 +103,14 @@ class ModelAverage(ABC):
         does not change. Blocks may be nested. Inside, points can be neither added nor loaded. ``state_dict()`` taken
         inside holds the training weights too, so that a checkpoint of the model and of this average written there
         resumes the training: load the model first. Needs memory for one more copy of the model; in host memory with
-        ``offload``.
+        ``offload``. A copy (``copy.deepcopy``, pickle) made inside, of this object or of a model that holds it, is outside
+        the block and its model holds the training weights.
 
         Raises:
             ValueError: There is no point in the average yet.
         """
         point = self._point(which)
-        live = [s.tensor for s in self._slots]
+        live = self._live(self._slots)
         if not self._shown:
             self._training = [t.detach().to("cpu", copy=True) for t in live] if self._offload else tensors.clone(live)
         self._shown.append(which)
@@ -112,14 +119,17 @@ class ModelAverage(ABC):
             yield self._model
         finally:
             self._shown.pop()
-            tensors.copy_(
-                [s.tensor for s in self._slots], self._point(self._shown[-1]) if self._shown else self._training
-            )
+            tensors.copy_(self._still(live), self._point(self._shown[-1]) if self._shown else self._training)
             self._training = self._training if self._shown else []
+
+    def _still(self, before: list[Tensor]) -> list[Tensor]:
+        """The model's tensors now, but those of ``before`` where a forward pass that failed has left gathered ones."""
+        now = self._live(self._slots)
+        return [new if layout(new) == layout(old) else old for new, old in zip(now, before, strict=True)]
 
     def copy_to(self, model: nn.Module, which: int = 0) -> None:
         """Write the average into ``model``, in its dtypes and on its device: this model, or another one with the same
-        own names.
+        own names, sharded or not. Between a sharded and a whole model every process calls this.
 
         Raises:
             ValueError: A name or shape differs, or there is no point in the average yet. Nothing is written then.
@@ -129,7 +139,7 @@ class ModelAverage(ABC):
         point = dict(zip([s.name for s in self._slots], self._point(which), strict=True))
         targets = {s.name: s.tensor for s in find_slots(model)}
         require_equal(shapes(point), shapes(targets), "the model to copy the average to")
-        tensors.copy_([targets[name] for name in point], list(point.values()))
+        copy_across([targets[name] for name in point], list(point.values()))
 
     def export(self, path: str | PathLike[str], which: int = 0) -> None:
         """Write the average as a safetensors file under the model's own names and in its dtypes, atomically.
@@ -142,10 +152,21 @@ class ModelAverage(ABC):
             ValueError: There is no point in the average yet.
             OSError: The file cannot be written; what was at ``path`` is still there.
         """
-        values = {s.name: whole(v).to(s.tensor.dtype) for s, v in zip(self._slots, self._point(which), strict=True)}
+        dtypes = [t.dtype for t in self._live(self._slots)]
+        point = zip(self._slots, self._point(which), dtypes, strict=True)
+        values = {slot.name: whole(value).to(dtype) for slot, value, dtype in point}
         tied = {alias: s.name for s in self._slots for alias in s.aliases[1:]}
         if is_main_process():
             save_tensors(path, values, {"format": "pt", **tied})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_shown": []}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._training:
+            tensors.copy_([s.tensor for s in self._slots], self._training)
+            self._training = []
 
     def _training_state(self) -> dict[str, Any]:
         """The weights and buffers that :meth:`averaged` has put aside, for ``state_dict``; nothing outside its block."""
@@ -170,10 +191,10 @@ class ModelAverage(ABC):
     def _load_shared(self, state: Mapping[str, Any]) -> None:
         self._copied = self._load_list(self._copied_slots, state["copied"]) if state["copied"] else None
         if "training" in state:
-            tensors.copy_([s.tensor for s in self._slots], [state["training"][s.name] for s in self._slots])
+            copy_across(self._live(self._slots), [state["training"][s.name] for s in self._slots])
 
     def _load_list(self, slots: list[Slot], values: Mapping[str, Tensor]) -> list[Tensor]:
         """New tensors of this average with ``values``, converted to its precision and device."""
-        store = self._store([s.tensor for s in slots])
-        tensors.copy_(store, [values[s.name] for s in slots])
+        store = self._store(self._live(slots))
+        copy_across(store, [values[s.name] for s in slots])
         return store

@@ -37,6 +37,10 @@ class _Collector:
     def see(self, when: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Add one input of the layer: the hook before its forward. Ends the pass if nothing after this is needed."""
         values = args[0] if args else kwargs["input"]
+        # Of no samples there are no statistics, and instance norm in training mode would make its own NaN.
+        self.layer.training = values.numel() > 0
+        if not self.layer.training:
+            return
         found = _of_instances(self.layer, values) if len(self.pools) > 1 else [_of_batch(values)]
         self.pools = [pool.merge(new) for pool, new in zip(self.pools, found, strict=True)]
         self.first = min(self.first, when)
@@ -47,8 +51,9 @@ class _Collector:
             raise _ReachedError
 
     def write(self) -> None:
-        """Put the statistics into the layer; one that never ran keeps what it had."""
+        """Put the statistics into the layer; one that saw no samples keeps what it had, in the passes to come too."""
         if self.calls == 0:
+            self.layer.training = False
             return
         variance = self.pools[1].mean if len(self.pools) > 1 else self.pools[0].unbiased_variance()
         values = (self.pools[0].mean, variance, torch.tensor(self.calls))
@@ -79,33 +84,44 @@ def update_norm_stats(
 ) -> None:
     """Re-estimate the running mean and variance of a model's batch- and instance-norm layers over a data stream.
 
-    Each layer gets the exact pooled moments of its inputs over all batches: every sample counts once, whatever the
-    batch sizes, and the variance holds what lies within batches and between them (``update_bn`` averages batch
-    variances). They are pooled in float64 and, when ``torch.distributed`` is initialised, over all processes, which
-    must then all make this call. The variance is the unbiased one, as in PyTorch's own running variance; instance norm
-    gets the mean over instances of their means and unbiased variances, which is what it tracks.
+    Each layer gets the exact pooled moments of the inputs it saw: every sample counts once, whatever the batch sizes,
+    and the variance holds what lies within batches and between them (``update_bn`` averages batch variances). They are
+    pooled in float64 and, when ``torch.distributed`` is initialised, over all processes, which must then all make this
+    call. The variance is the unbiased one, as in PyTorch's own running variance; instance norm gets the mean over
+    instances of their means and unbiased variances, which is what it tracks. Empty batches are skipped.
 
     While it runs, norm layers alone are in training mode (dropout is off), gradients are off, and the caller's
     autocast applies. Afterwards every module's mode is what it was; if anything raises, the statistics are too.
 
-    A deep layer's inputs depend on how the layers before it normalise. By default there is one pass, in which each
-    layer normalises with the statistics of the batch, as in training; so the first layer's statistics are those of
-    the whole data set whatever the batches are, and a deeper layer's are the pooled moments of what it sees. With
-    ``exact``, each layer's inputs come from layers that normalise with their final statistics, as in evaluation: the
-    result for all layers is the same however the data is cut into batches, the one a single batch of the whole data
-    set would give (but for the biased variance batches are normalised with). It takes one pass for each layer,
-    each only as deep as that layer.
+    What a deeper layer sees depends on how the layers before it normalise. By default there is one pass, in which every
+    layer normalises with the statistics of the batch, as in training. So only the first layer's statistics are those of
+    the whole data set whatever the batches are. Those of deeper layers depend on how the data is cut into batches, and
+    are not the ones that evaluation, which normalises with running statistics, would find; the smaller the batches, the
+    further they are off.
+
+    With ``exact``, each layer's inputs come from layers that normalise with their final statistics, as in evaluation:
+    for all layers the result is the same however the data is cut into batches, the one that a single batch of the whole
+    data set would give (but for the biased variance batches are normalised with). It goes over the data once more for
+    each norm layer that runs, each time only as deep as that layer: a model of 20 norm layers takes 21 passes, about
+    the work of 11 whole ones.
+
+    The default is for shuffled batches of the size of training, and for statistics that are re-estimated often; it is
+    what ``update_bn`` and the papers do. Use ``exact`` for the last result where batches are small, of unequal sizes or
+    not shuffled, and where it must not depend on them. Each pass of ``exact`` should give the same samples: leave
+    random augmentation out.
 
     Args:
         model: The model, wrapped or not. It is run without compilation.
         batches: The data: tensors, or lists and tuples whose first element is the input tensor, which is moved to the
             model's device; anything with ``forward``. With ``exact``, something that can be iterated over again.
-        forward: Runs the model on one batch of any structure: ``lambda batch: model(batch["image"].cuda())``.
+        forward: Runs the model on one batch of any structure, an empty one too:
+            ``lambda batch: model(batch["image"].cuda())``.
         exact: See above.
 
     Raises:
         TypeError: Without ``forward``, a batch is neither a tensor nor a list or tuple that begins with one.
-        ValueError: There are no batches, no norm layer runs, or ``exact`` is asked for with a one-way iterator.
+        ValueError: There are no batches or all are empty, no norm layer runs, or ``exact`` is asked for with a one-way
+            iterator.
 
     >>> norm = nn.BatchNorm1d(1)
     >>> update_norm_stats(norm, [torch.tensor([[0.0], [2.0]]), torch.tensor([[4.0], [6.0], [8.0]])])
@@ -119,9 +135,7 @@ def update_norm_stats(
     if not layers:
         return
     if exact and iter(batches) is batches:
-        raise ValueError(
-            "exact=True goes over the batches once for each layer and needs a list or a loader, not an iterator"
-        )
+        raise ValueError("exact=True goes over the batches many times and needs a list or a loader, not an iterator")
     run = (
         forward
         if forward is not None
@@ -132,7 +146,7 @@ def update_norm_stats(
         _collect(collectors, batches, run)
         if not any(c.calls for c in collectors):
             raise ValueError(
-                "there were no batches, or none of them reached a norm layer; the statistics stay as they were"
+                "there were no batches with samples, or none reached a norm layer; the statistics stay as they were"
             )
         if exact:
             _refine(collectors, batches, run)
@@ -207,4 +221,5 @@ def _run(model: nn.Module, device: torch.device, batch: Any) -> None:
             f"a batch is a tensor, or a list or tuple that begins with one, got {type(batch).__name__}; "
             "pass forward=lambda batch: model(...) for others"
         )
-    model(inputs.to(device, non_blocking=True))
+    if inputs.numel():
+        model(inputs.to(device, non_blocking=True))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lookaround import tensors
 from lookaround.averaging.model_average import ModelAverage
 from lookaround.averaging.rules import Rule, Tail
-from lookaround.averaging.slots import Policy, require_equal
+from lookaround.averaging.slots import Policy, own_names, require_equal, shapes
 
 
 class _Track:
@@ -47,14 +47,16 @@ class RunningAverage(ModelAverage):
     written.
 
     Args:
-        model: The model, wrapped (DDP, FSDP with original parameters, ``torch.compile``) or not. It is not copied.
+        model: The model, wrapped (DDP, ``torch.compile``), sharded by ``fully_shard`` (FSDP2), or not. It is not copied.
+            ``FullyShardedDataParallel`` (FSDP1) is fine with original parameters and where it does not shard: in a single
+            process or with ``NO_SHARD``.
         rule: :func:`uniform`, :func:`exponential` or :func:`tail`, or several of them: all averages are then updated in
             one pass over the weights, and ``which`` chooses among them everywhere.
         buffers: Other policies for buffers: shell patterns of own names with ``"average"`` or ``"copy"``.
         offload: Keep the averages in host memory, pinned where there is CUDA.
 
     Raises:
-        ValueError: No rule is given, or a pattern of ``buffers`` does not fit the model.
+        ValueError: No rule is given, a pattern of ``buffers`` does not fit the model, or FSDP1 has sharded the model.
 
     >>> from lookaround.averaging import RunningAverage, uniform, exponential
     >>> model = nn.Linear(1, 1, bias=False)
@@ -162,7 +164,9 @@ class RunningAverage(ModelAverage):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load :meth:`state_dict`'s result, from any device and in any precision, into this average's.
 
-        A state taken inside :meth:`averaged` also writes its training weights into the model.
+        A state taken inside :meth:`averaged` also writes its training weights into the model. The state of a whole model
+        loads into the average of a sharded one, with the same values on every process, and the other way round; every
+        process calls this then.
 
         Raises:
             ValueError: Names, shapes or rules differ, or it is called inside :meth:`averaged`. Nothing is changed then.
@@ -198,7 +202,8 @@ class RunningAverage(ModelAverage):
         ``load_state_dict``.
 
         Averages of uniform and plain exponential rules go on there as they would here; low-precision weights are
-        rounded to the model's dtype, which is what ``AveragedModel`` keeps.
+        rounded to the model's dtype, which is what ``AveragedModel`` keeps. The names are those of ``model`` with its wrappers;
+        for an ``AveragedModel`` of the bare model, load :meth:`state_dict` into an average of the bare model first.
 
         Raises:
             ValueError: There is no point in the average yet.
@@ -209,7 +214,7 @@ class RunningAverage(ModelAverage):
         return state
 
     def load_averaged_model_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take over the ``state_dict`` of an ``AveragedModel`` of this model and go on from there.
+        """Take over the ``state_dict`` of an ``AveragedModel`` of this model, wrapped alike or not, and go on from there.
 
         Raises:
             ValueError: Names or shapes differ, or this object has several averages or a ``tail`` rule, which one mean
@@ -222,10 +227,10 @@ class RunningAverage(ModelAverage):
             )
         if "n_averaged" not in state:
             raise ValueError("not a state of an AveragedModel: it has no n_averaged")
-        expected = {f"module.{name}": str(tuple(s.tensor.shape)) for s in self._slots for name in s.wrapped}
-        given = {name: str(tuple(t.shape)) for name, t in state.items() if name != "n_averaged"}
-        require_equal(expected, given, "the AveragedModel's state")
-        by_name = {s.name: state[f"module.{s.wrapped[0]}"] for s in self._slots}
+        given = {name.removeprefix("module."): t for name, t in state.items() if name != "n_averaged"}
+        by_name = {own: given[name] for name, own in own_names(self._slots, given).items()}
+        expected = {name: s.tensor for s in self._slots for name in s.aliases}
+        require_equal(shapes(expected), shapes(by_name), "the AveragedModel's state")
         count = int(state["n_averaged"])
         self._copied = self._load_list(self._copied_slots, by_name)
         self._tracks[0].means = [self._load_list(self._averaged_slots, by_name)]

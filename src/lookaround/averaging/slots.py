@@ -1,6 +1,6 @@
 """A model's tensors under the model's own names: wrappers' prefixes undone, tied weights once, buffers sorted by what they are."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -11,6 +11,8 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from lookaround.averaging.moments import is_distributed
+from lookaround.averaging.sharding import refuse_fsdp1
+from lookaround.tensors import reshard
 
 Policy = Literal["average", "copy"]
 """What an average does with a tensor: average it over the points, or copy it from the last one."""
@@ -89,14 +91,16 @@ def find_slots(model: nn.Module, buffers: Mapping[str, Policy] | None = None) ->
     """The parameters and persistent buffers of ``model``, each once, with the policy for each.
 
     Args:
-        model: The model, wrapped by DataParallel, DDP, FSDP, torch.compile or AveragedModel or not.
+        model: The model, wrapped by DataParallel, DDP, torch.compile or AveragedModel, sharded by FSDP2, or not.
         buffers: Shell patterns of own buffer names with the policy for them, later ones first:
             ``{"*running_*": "copy"}``. What no pattern matches keeps the default.
 
     Raises:
-        ValueError: A pattern matches no buffer, asks to average integers, or names an unknown policy; or parameters are
-            hidden in FSDP's flat ones.
+        ValueError: A pattern matches no buffer, asks to average integers, or names an unknown policy; or the model
+            is sharded by FSDP1, or parameters are hidden in its flat ones.
     """
+    refuse_fsdp1(model)
+    reshard(model)
     found: dict[int, Slot] = {}
     for name, wrapped, owner, key in _walk(model):
         if key == "_flat_param":
@@ -159,20 +163,30 @@ def _shorten(head: str, items: list[str]) -> str:
     return head + ", ".join(items[:_SHOWN]) + rest
 
 
+def own_names(slots: list[Slot], names: Iterable[str]) -> dict[str, str]:
+    """The model's own name for each of ``names``, as a ``state_dict`` of the model spells them under whatever wrapper.
+
+    DDP's and DataParallel's ``module.`` is dropped from all names at once, as often as it takes to find the model's own.
+    """
+    given = {name: _without_inner_names(name) for name in names}
+    spelled = {_without_inner_names(w): a for s in slots for w, a in zip(s.wrapped, s.aliases, strict=True)}
+    own, stripped = set(spelled.values()), given
+    if set(given.values()) == spelled.keys():
+        return {name: spelled[value] for name, value in given.items()}
+    while set(stripped.values()) != own and stripped and all(n.startswith("module.") for n in stripped.values()):
+        stripped = {name: value.removeprefix("module.") for name, value in stripped.items()}
+    return stripped if set(stripped.values()) == own else given
+
+
+def _without_inner_names(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in _INNER_NAMES)
+
+
 def unwrap(model: nn.Module) -> nn.Module:
     """The model inside what merely wraps it as a whole: DataParallel, DDP, AveragedModel, torch.compile; FSDP stays."""
     while (inner := _inner_name(model)) in ("module", "_orig_mod"):
         model = getattr(model, inner)
     return model
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """The tensor with all shards of a DTensor gathered (every process must call it), or ``tensor`` itself."""
-    tensor = tensor.detach()
-    if hasattr(tensor, "full_tensor"):
-        gathered: Tensor = tensor.full_tensor()
-        return gathered
-    return tensor
 
 
 def is_main_process() -> bool:

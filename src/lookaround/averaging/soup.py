@@ -59,8 +59,10 @@ def uniform_soup(
     """The mean of several models' weights and floating-point buffers, as a state dict.
 
     The mean is formed in at least float32, tensor by tensor: files are never read whole, and beside the result there
-    is one tensor in memory. Integers are copied from the first ingredient used. A soup's running statistics are means
-    of the ingredients'; :func:`~lookaround.averaging.update_norm_stats` re-estimates them.
+    is one tensor in memory. Only ``torch.save`` files of before PyTorch 1.6 must be read whole: where there is one, the
+    ingredients are added one after another, memory holds the whole mean in at least float32 and one such file, and each
+    of these is read twice, to check it and to add it. Integers are copied from the first ingredient used. A soup's
+    running statistics are means of the ingredients'; :func:`~lookaround.averaging.update_norm_stats` re-estimates them.
 
     Args:
         ingredients: Models, state dicts, safetensors files (``*.safetensors``) or ``torch.save`` files, in any mixture.
@@ -93,7 +95,10 @@ def uniform_soup(
         portions = [portions[i] for i in kept] if portions is not None else None
     with open_sources(chosen) as sources:
         pull = pulls(shares(portions, len(sources)))
-        return {name: _mean(name, sources, pull) for name in sources[0].layout}
+        if all(source.piecewise for source in sources):
+            return {name: _mean(name, sources, pull) for name in sources[0].layout}
+        mean = whole_mean(sources, pull)
+        return {name: mean.pop(name).to(dtype) for name, (dtype, _) in sources[0].layout.items()}
 
 
 def check_best(best: int, count: int) -> int:
@@ -137,6 +142,15 @@ def _mean(name: str, sources: Sequence[Source], pull: Sequence[float]) -> Tensor
     return mean[0].to(dtype)
 
 
+def whole_mean(sources: Sequence[Source], pull: Sequence[float]) -> Weights:
+    """The mean in at least float32, source after source, so that no more than one has to be in memory."""
+    mean = _widened(sources[0])
+    for source, weight in zip(sources[1:], pull[1:], strict=True):
+        if weight:
+            _pull_(mean, source, weight)
+    return mean
+
+
 @dataclass(frozen=True)
 class Soup:
     """What :func:`greedy_soup` cooked.
@@ -163,14 +177,20 @@ def greedy_soup(
 ) -> Soup:
     """The greedy soup: ingredients from the best to the worst, each kept if the soup with it is no worse held out.
 
-    Only the soup's running mean and the candidate are in memory: the candidate for ingredient θ is m + (θ - m) / (n +
-    1), formed in at least float32 while θ is read tensor by tensor. Ties are kept, as in the paper. Integers are those
-    of the best ingredient.
+    Of what is made here, only the soup's running mean and one candidate are in memory, both in at least float32: the
+    candidate for ingredient θ is m + (θ - m) / (n + 1), formed while θ is read tensor by tensor, and dropped before the
+    next one is formed. Low-precision models take a third copy, in their own dtype, while one is evaluated, and files of
+    before PyTorch 1.6 another while one is read (see :func:`uniform_soup`). Ties are kept, as in the paper. Integers
+    are those of the best ingredient.
+
+    Each file is read once if ``scores`` are given. If not, it is read twice, for its own score and then, when the order
+    is known, for its candidate: to read it once would take all ingredients in memory. Files of before PyTorch 1.6 are
+    read once more, to check them.
 
     Args:
         ingredients: As for :func:`uniform_soup`.
         evaluate: The score of a state dict on held-out data, higher is better; never on the test set. It may load the
-            tensors into a model but must not change them.
+            tensors into a model but must not change them, and what it keeps stays in memory.
         scores: Each ingredient's own score; ``evaluate`` is called for each if they are not given.
 
     Raises:
@@ -195,24 +215,32 @@ def greedy_soup(
             if trial >= score:
                 mean, score = candidate, trial
                 members.append(index)
+            del candidate
         return Soup(_narrowed(mean, sources[first]), tuple(members), score, tuple(own))
 
 
 def _whole(source: Source) -> Weights:
-    return {name: source.tensor(name) for name in source.layout}
+    return dict(source.tensors())
 
 
 def _widened(source: Source) -> Weights:
-    return {name: tensors.clone([source.tensor(name)], wide=True)[0] for name in source.layout}
+    return {name: tensors.clone([value], wide=True)[0] for name, value in source.tensors()}
 
 
 def _joined(mean: Mapping[str, Tensor], source: Source, weight: float) -> Weights:
     """m + weight (θ - m) in new memory; integers as they are in m."""
     joined = {name: value.clone() for name, value in mean.items()}
-    for name, value in joined.items():
-        if is_averaged(value.dtype):
-            tensors.lerp_each_([[value]], [source.tensor(name)], [weight])
+    _pull_(joined, source, weight)
     return joined
+
+
+def _pull_(mean: Mapping[str, Tensor], source: Source, weight: float) -> None:
+    """m ← m + weight (θ - m); integers stay."""
+    for name, value in source.tensors():
+        if is_averaged(value.dtype):
+            tensors.lerp_each_([[mean[name]]], [value], [weight])
+        # Or it would be in memory beside the next.
+        del value
 
 
 def _narrowed(mean: Mapping[str, Tensor], like: Source) -> Weights:

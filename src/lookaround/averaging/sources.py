@@ -20,15 +20,24 @@ Layout = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 
 
 class Source(ABC):
-    """The named tensors of one ingredient, read when they are needed."""
+    """The named tensors of one ingredient, read when they are needed.
+
+    Attributes:
+        piecewise: Whether one tensor can be read without reading all the others.
+    """
 
     name: str
     layout: Layout
     metadata: Mapping[str, str]
+    piecewise = True
 
     @abstractmethod
     def tensor(self, name: str) -> Tensor:
         """One whole tensor; the caller must not write to it."""
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """All tensors with their names, one after another."""
+        return ((name, self.tensor(name)) for name in self.layout)
 
     @abstractmethod
     def close(self) -> None:
@@ -40,17 +49,45 @@ class MemorySource(Source):
 
     def __init__(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         self.name = name
-        self.tensors = {key: value.detach() for key, value in tensors.items()}
-        self.layout = {key: (value.dtype, tuple(value.shape)) for key, value in self.tensors.items()}
+        self._held = {key: value.detach() for key, value in tensors.items()}
+        self.layout = _layout(self._held)
         self.metadata = {}
 
     def tensor(self, name: str) -> Tensor:
         """The tensor itself."""
-        return self.tensors[name]
+        return self._held[name]
 
     def close(self) -> None:
         """Let go of the tensors."""
-        self.tensors = {}
+        self._held = {}
+
+
+class WholeFileSource(Source):
+    """A ``torch.save`` file as PyTorch wrote it before 1.6, which can only be loaded whole.
+
+    It is loaded once for its layout and once for each round of :meth:`tensors`, and held during that round alone.
+    """
+
+    piecewise = False
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        self.name = fspath(path)
+        self.layout = _layout(self._load())
+        self.metadata = {}
+
+    def _load(self) -> Mapping[str, Tensor]:
+        return _flat(_torch_load(self.name, mapped=False), self.name)
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor, for which the whole file is loaded."""
+        return self._load()[name].detach()
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """All tensors of one loading."""
+        yield from ((name, value.detach()) for name, value in self._load().items())
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
 class SafetensorsSource(Source):
@@ -143,20 +180,26 @@ def open_source(ingredient: Ingredient, index: int) -> Source:
         raise TypeError(f"an ingredient is a model, a state dict or a path, got {type(ingredient).__name__}")
     if fspath(ingredient).endswith(".safetensors"):
         return SafetensorsSource(ingredient)
-    return MemorySource(fspath(ingredient), _flat(_torch_load(ingredient), fspath(ingredient)))
-
-
-def _torch_load(path: str | PathLike[str]) -> object:
-    with open(path, "rb") as file:
+    with open(ingredient, "rb") as file:
         zipped = file.read(4) == b"PK\x03\x04"
+    if not zipped:
+        return WholeFileSource(ingredient)
+    # Mapped, tensors are read when they are used, and memory holds no more than those.
+    return MemorySource(fspath(ingredient), _flat(_torch_load(ingredient, mapped=True), fspath(ingredient)))
+
+
+def _torch_load(path: str | PathLike[str], *, mapped: bool) -> object:
     try:
-        # Mapped, tensors are read when they are used, and memory holds no more than those.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
             f"{fspath(path)} is no checkpoint that torch.load(weights_only=True) reads: {reason}"
         ) from error
+
+
+def _layout(tensors: Mapping[str, Tensor]) -> Layout:
+    return {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()}
 
 
 def _flat(values: object, name: str) -> Mapping[str, Tensor]:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from lookaround import tensors
 from lookaround.averaging.files import Place, aligned, byte_view, header_bytes
-from lookaround.averaging.soup import is_averaged, pulls, shares
-from lookaround.averaging.sources import SafetensorsSource, Source, open_sources
+from lookaround.averaging.soup import is_averaged, pulls, shares, whole_mean
+from lookaround.averaging.sources import MemorySource, SafetensorsSource, Source, open_sources
 from lookaround.files import atomic
 
 METADATA_KEY = "lookaround.soup"
@@ -127,9 +127,13 @@ def soup_files(
 
     The models are averaged block by block in at least float32, by a few threads; memory holds some megabytes, whatever
     the models' size. Every input is read once; a safetensors file whose tensors come in another order than the first
-    input's, and a ``torch.save`` file, is read once more for its hash. The output appears only when it is complete, and
-    may take the place of an input. Its metadata lists file, SHA-256 and weight of each ingredient as JSON under
-    ``lookaround.soup``, beside what all inputs' metadata agree on. Integers are copied from the first input.
+    input's, and a ``torch.save`` file, is read once more for its hash. A ``torch.save`` file of before PyTorch 1.6 can
+    only be read whole: where there is one, the inputs are added one after another, memory holds the whole mean in at
+    least float32 and one such file, these are read once more to check them, and all inputs once more for their hashes.
+
+    The output appears only when it is complete, and may take the place of an input. Its metadata lists file, SHA-256
+    and weight of each ingredient as JSON under ``lookaround.soup``, beside what all inputs' metadata agree on. Integers
+    are copied from the first input.
 
     Args:
         out: The safetensors file to write.
@@ -154,12 +158,19 @@ def soup_files(
         head, places = header_bytes(layout, _metadata(sources, recipe))
         with atomic(out) as temporary, FileIO(temporary, "w+") as file:
             _write(file, memoryview(head))
-            _cook(_Cook(sources, pulls(portions), places, file), hashes)
+            _cook(_Cook(*_ready(sources, pulls(portions)), places, file), hashes)
             if hashes:
                 recipe = [RecipeLine(i.file, _digest(s), i.weight) for i, s in zip(recipe, sources, strict=True)]
                 file.seek(0)
                 _write(file, memoryview(header_bytes(layout, _metadata(sources, recipe))[0]))
     return recipe
+
+
+def _ready(sources: list[Source], pull: list[float]) -> tuple[list[Source], list[float]]:
+    """The sources if all can be read in blocks, or else their mean as the only one."""
+    if all(source.piecewise for source in sources):
+        return sources, pull
+    return [MemorySource("the mean", whole_mean(sources, pull))], [1.0]
 
 
 def _cook(cook: _Cook, hashes: bool) -> None:

@@ -102,7 +102,7 @@ class TrainConfig:
 
     norm_stats: NormStats = NORM_STATS
     """Running statistics of averaged weights: 'average' them, 'copy' them as training left them, or 'reestimate' them
-    on the training images, not augmented."""
+    in a pass over the training images, augmented as in training."""
     ema_decay: float = 0.999
     """Decay of ema for each step; the average follows faster while there are few points."""
     swa_start: float = 0.75

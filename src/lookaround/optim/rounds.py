@@ -188,6 +188,7 @@ class Rounds(Wrapper):
         self._forbid_inside_averaged("average()")
         self._walk = None
         if not self._at_start() and not self._get("start"):
+            swap.reshard_model(self)
             self._end_round()
 
     def restart(self) -> None:
@@ -259,6 +260,10 @@ class Rounds(Wrapper):
         They are φ + α (mean of the branches - φ), so right after an average φ itself. Contexts may be nested, training weights come
         back on leaving and on exceptions, and a state dict taken inside holds them: loading it puts them into the parameters
         (load the model's state dict first, then the optimizer's).
+
+        Under FSDP2 a forward pass without a backward leaves gathered copies of weights in the model, which writing to the
+        parameters does not change. With ``model=`` they are dropped here; without it call ``model.reshard()`` between an evaluation
+        and the next entry, exit or `average`, and the same of every submodule sharded with ``reshard_after_forward=False``.
 
         Raises:
             ValueError: from ``step()``, ``around()``, ``average()``, ``restart()`` and ``load_state_dict()`` inside the context.

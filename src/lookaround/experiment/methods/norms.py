@@ -19,12 +19,18 @@ def buffer_policy(setting: Setting) -> Mapping[str, Literal["average", "copy"]] 
 
 
 def reestimate(setting: Setting) -> None:
-    """If so configured, gives the model the statistics of the training images, not augmented, under its weights."""
+    """If so configured, gives the model the statistics of what it is trained on, under its weights and in training's precision.
+
+    That is one pass over the training images, shuffled, in minibatches of training's size, each in the copy of another
+    branch in turn. Sorted by class they would not do: what a layer sees depends on the batch by which the layer before it
+    normalizes.
+    """
     if setting.config.norm_stats != "reestimate":
         return
     batches = setting.batches
-    parts = batches.data.train_images.split(setting.config.eval_batch_size)
-    update_norm_stats(setting.model, map(batches.prepare, parts))
+    copies = (minibatch.copy(minibatch.index % minibatch.branches) for minibatch in batches.epoch(0))
+    with torch.autocast(batches.data.train_images.device.type, torch.bfloat16, enabled=setting.config.amp):
+        update_norm_stats(setting.model, copies)
 
 
 @contextmanager
