@@ -312,3 +312,15 @@ def test_averaged_model_states_that_do_not_fit_are_errors():
 def test_errors_name_the_value_and_what_is_allowed(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_replaced_module_is_an_error_and_not_averaged_on():
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.BatchNorm1d(2))
+    average = RunningAverage(model, uniform())
+    average.update()
+    model[1] = nn.Tanh()  # holds no tensor
+    average.update()
+    model[2] = nn.BatchNorm1d(2)
+    with pytest.raises(ValueError, match=r"the module that held '2\.weight' has been replaced; build a new average"):
+        average.update()
+    assert average.count == 2

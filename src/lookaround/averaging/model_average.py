@@ -61,7 +61,17 @@ class ModelAverage(ABC):
         return mean + copied
 
     def _sources(self) -> list[Tensor]:
+        self._check_modules()
         return self._live(self._averaged_slots)
+
+    def _check_modules(self) -> None:
+        """A module that was replaced still holds its old tensors: they would be averaged, and never be seen in the model."""
+        here = {id(place) for module in self._model.modules() for place in (module._parameters, module._buffers)}
+        for slot in self._slots:
+            if id(slot.owner) not in here:
+                raise ValueError(
+                    f"the module that held {slot.name!r} has been replaced; build a new average after changing the model"
+                )
 
     def _live(self, slots: list[Slot]) -> list[Tensor]:
         """The tensors as the model holds them now; the sharded ones where an evaluation under FSDP2 has gathered them."""
