@@ -22,8 +22,7 @@ def reestimate(setting: Setting) -> None:
     """If so configured, gives the model the statistics of what it is trained on, under its weights and in training's precision.
 
     That is one pass over the training images, shuffled, in minibatches of training's size, each in the copy of another
-    branch in turn. Sorted by class they would not do: what a layer sees depends on the batch by which the layer before it
-    normalizes.
+    branch in turn. Images without augmentation would not do: their statistics are others, and cost accuracy.
     """
     if setting.config.norm_stats != "reestimate":
         return
