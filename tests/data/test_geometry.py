@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
 from lookaround.data import geometry, random_crop
@@ -80,7 +81,9 @@ def test_bilinear_rotation_is_torchvisions_pixel_for_pixel(shape, seed):
     degrees = 20 * torch.rand(shape[0], dtype=torch.float64, generator=generator(seed)) - 10
     output = geometry.rotate_by(images, degrees, "bilinear")
     for n in range(shape[0]):
-        assert torch.equal(output[n], functional.rotate(images[n], degrees[n].item(), interpolation="bilinear"))
+        assert torch.equal(
+            output[n], functional.rotate(images[n], degrees[n].item(), interpolation=InterpolationMode.BILINEAR)
+        )
 
 
 @pytest.mark.parametrize(
