@@ -1,8 +1,6 @@
 """Averages of models sharded by FSDP2 on real processes: evaluations between and inside them, exchange with whole models."""
 
 import datetime
-import os
-import subprocess
 import sys
 import warnings
 
@@ -19,22 +17,12 @@ from torch.optim.swa_utils import AveragedModel
 
 from lookaround import Lookahead, Lookaround
 from lookaround.averaging import SWAD, RunningAverage, exponential, uniform
+from reference.processes import run_on_each
 
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_averages_of_sharded_models(size, tmp_path):
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(size), str(tmp_path)],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(size)
-    ]
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * size, "\n".join(outputs)
+    run_on_each(__file__, size, str(tmp_path))
 
 
 def network():

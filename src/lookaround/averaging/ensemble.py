@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 
 from lookaround import tensors
 from lookaround.averaging.slots import find_slots, require_equal, shapes, unwrap
+from lookaround.averaging.states import require_keys
 
 
 def _tensors(members: Iterable[nn.Module]) -> Iterator[Tensor]:
@@ -59,14 +60,15 @@ class LogitEnsemble(nn.Module):
     """Several models as one, whose output is the mean of theirs.
 
     The members run one after another, each in its own mode; ``eval()`` and ``train()`` set all of them. A new ensemble
-    of members in evaluation mode is so itself. With ``batched``, members of equal
-    architecture run in one pass over stacked weights (:func:`torch.func.vmap`). That is for small members on an
-    accelerator, where launching kernels takes the time; on a CPU it was measured to be slower, 1.6 times for four
-    ResNet-18 and about twice for small networks. It holds a stacked copy of the weights, which is made anew at the next
-    prediction when a member has changed: by loading a state dict, ``.to(...)``, a write in place, or being replaced
-    (a write through ``.data`` is not seen). It is for prediction: gradients and running statistics stay in the copy, and all members
-    run in the mode of the ensemble.
-    ``torch.compile`` breaks its graph at that check; ``torch.export`` takes the copy as it is.
+    of members in evaluation mode is so itself.
+
+    With ``batched``, members of equal architecture run in one pass over stacked weights (:func:`torch.func.vmap`), all
+    in the mode of the ensemble. That is for small members on an accelerator, where launching kernels takes the time; on
+    a CPU it was measured to be slower, 1.6 times for four ResNet-18 and about twice for small networks. It holds a
+    stacked copy of the weights, which is made anew at the next prediction when a member has changed: by loading a state
+    dict, ``.to(...)``, a write in place, or being replaced (a write through ``.data`` is not seen). It is for
+    prediction: gradients and running statistics stay in the copy. ``torch.compile`` breaks its graph at that check;
+    ``torch.export`` takes the copy as it is.
 
     Args:
         models: The members: modules that take the same inputs and give logits of one shape.
@@ -233,9 +235,7 @@ class SnapshotCollector:
         Raises:
             ValueError: Names or shapes differ from the model's. Nothing is changed then.
         """
-        missing = {"phase", "epoch", "snapshots"} - set(state)
-        if missing:
-            raise ValueError(f"not a state of a SnapshotCollector: it has no {', '.join(sorted(missing))}")
+        require_keys(state, ("phase", "epoch", "snapshots"), "a SnapshotCollector")
         expected = shapes({s.name: s.tensor for s in self._slots})
         for snapshot in state["snapshots"]:
             require_equal(expected, shapes(snapshot), "the state's snapshot")

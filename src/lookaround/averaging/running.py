@@ -10,6 +10,7 @@ from lookaround import tensors
 from lookaround.averaging.model_average import ModelAverage
 from lookaround.averaging.rules import Rule, Tail
 from lookaround.averaging.slots import Policy, own_names, require_equal, shapes
+from lookaround.averaging.states import require_keys
 
 
 class _Track:
@@ -180,9 +181,7 @@ class RunningAverage(ModelAverage):
             track.means = loaded
 
     def _check(self, state: Mapping[str, Any]) -> None:
-        missing = {"count", "averages", "copied"} - set(state)
-        if missing:
-            raise ValueError(f"not a state of a RunningAverage: it has no {', '.join(sorted(missing))}")
+        require_keys(state, ("count", "averages", "copied"), "a RunningAverage")
         self._check_shared(state, state["count"])
         saved = {f"average {i}": t["rule"] for i, t in enumerate(state["averages"])}
         require_equal(
@@ -225,8 +224,7 @@ class RunningAverage(ModelAverage):
             raise ValueError(
                 f"an AveragedModel's one mean cannot fill {self!r}; use a single uniform() or exponential() rule"
             )
-        if "n_averaged" not in state:
-            raise ValueError("not a state of an AveragedModel: it has no n_averaged")
+        require_keys(state, ("n_averaged",), "an AveragedModel")
         given = {name.removeprefix("module."): t for name, t in state.items() if name != "n_averaged"}
         by_name = {own: given[name] for name, own in own_names(self._slots, given).items()}
         expected = {name: s.tensor for s in self._slots for name in s.aliases}

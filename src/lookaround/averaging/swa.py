@@ -9,6 +9,7 @@ from torch import nn
 from lookaround.averaging.rules import uniform
 from lookaround.averaging.running import RunningAverage
 from lookaround.averaging.slots import Policy
+from lookaround.averaging.states import require_keys, require_settings
 
 
 class FoldedSWA:
@@ -135,12 +136,8 @@ class FoldedSWA:
             ValueError: It does not fit the model, or is of a procedure of other iterations, cycle or folds. Nothing is
                 changed then.
         """
-        missing = {"iteration", "average", *self._settings()} - set(state)
-        if missing:
-            raise ValueError(f"not a state of FoldedSWA: it has no {', '.join(sorted(missing))}")
-        for name, value in self._settings().items():
-            if state[name] != value:
-                raise ValueError(f"the state is of {name}={state[name]}, this procedure has {name}={value}")
+        require_keys(state, ("iteration", "average", *self._settings()), "FoldedSWA")
+        require_settings(state, self._settings(), "procedure")
         if not 0 <= state["iteration"] <= self.iterations:
             raise ValueError(f"the state is damaged: it is of iteration {state['iteration']} of {self.iterations}")
         self._average.load_state_dict(state["average"])

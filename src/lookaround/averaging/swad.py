@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lookaround import tensors
 from lookaround.averaging.model_average import ModelAverage
 from lookaround.averaging.slots import Policy
+from lookaround.averaging.states import require_keys, require_settings
 
 
 @dataclass
@@ -247,12 +248,10 @@ class SWAD(ModelAverage):
             ValueError: Names or shapes differ, the settings do, or it is called inside :meth:`averaged`. Nothing is
                 changed then.
         """
-        missing = {*self._settings(), "limit", "above", "closed", "segments", "copied"} - set(state)
-        if missing or not state.get("segments"):
-            raise ValueError(f"not a state of SWAD: it has no {', '.join(sorted(missing)) or 'segments'}")
-        for name, value in self._settings().items():
-            if state[name] != value:
-                raise ValueError(f"the state is of {name}={state[name]}, this window has {name}={value}")
+        require_keys(state, (*self._settings(), "limit", "above", "closed", "segments", "copied"), "SWAD")
+        if not state["segments"]:
+            raise ValueError("not a state of SWAD: it has no segments")
+        require_settings(state, self._settings(), "window")
         self._check_shared(state, sum(s["points"] for s in state["segments"]))
         for saved in state["segments"]:
             if saved["points"]:
