@@ -352,8 +352,8 @@ class Rounds(Saved):
         found = grad() if grad is not None else None
         if found is not None and found._version != version and any(p.grad is found for p in self.params()):
             raise ValueError(
-                f"the gradient in step() of branch {self.branch} was begun in another branch's turn, at other weights: call zero_grad() at the "
-                "beginning of every turn; to accumulate over several minibatches, do so within a turn of around()"
+                f"the gradient in step() of branch {self.branch} was begun in another branch's turn, at other weights: call zero_grad() at "
+                "the beginning of every turn; to accumulate over several minibatches, do so within a turn of around()"
             )
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -390,7 +390,7 @@ class Rounds(Saved):
 
     def _needs_slow(self) -> bool:
         """Whether the average that ends a round beginning now asks for φ."""
-        return self._run.common.outer is not None or any([group[self._key("alpha")] < 1 for group in self.param_groups])
+        return self._run.common.outer is not None or min(group[self._key("alpha")] for group in self.param_groups) < 1
 
     def _created_state(self) -> bool:
         """Whether the step just made was one that only creates state, for a checkpoint, and does not count."""
