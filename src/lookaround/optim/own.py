@@ -117,7 +117,7 @@ class Own:
             head = f"{self._prefix}branch.{branches.offset(branch)}."
             beside |= {head + key: value for key, value in theirs.items() if key not in ("state", "param_groups")}
             for group, counted in zip(groups, theirs["param_groups"], strict=True):
-                counts = {key: value for key, value in counted.items() if key.endswith(COUNTED)}
+                counts = {k: counted[k] for k in branches.own_values.own(group) if k.endswith(COUNTED)}
                 group |= {branches.own_values.key(branches.offset(branch), key): v for key, v in counts.items()}
         return {**state_dict, "state": state, "param_groups": groups, **beside}
 
