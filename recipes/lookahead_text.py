@@ -23,7 +23,12 @@ from lookaround.averaging import RunningAverage, exponential, tail
 
 LENGTH = 64
 FIELDS = ["method", "width", "batch", "steps", "lr", "beta1", "schedule", "seed", "weights", "step", "valid", "test"]
-AVERAGES = {"ema-0.99": exponential(0.99, warmup=2 / 3), "ema-0.998": exponential(0.998, warmup=2 / 3), "tail-0.2": tail(0.2), "tail-0.5": tail(0.5)}
+AVERAGES = {
+    "ema-0.99": exponential(0.99, warmup=2 / 3),
+    "ema-0.998": exponential(0.998, warmup=2 / 3),
+    "tail-0.2": tail(0.2),
+    "tail-0.5": tail(0.5),
+}
 POINTS = 4
 
 
@@ -142,7 +147,10 @@ def measure(model, optimizer, averages, data, step: int, last: bool) -> list[dic
     """The losses now: on a part of the validation text along the way, on all of validation and test at the end."""
 
     def both() -> dict[str, float]:
-        return {"valid": evaluate(model, data["valid"], None if last else 256), "test": evaluate(model, data["test"]) if last else ""}
+        return {
+            "valid": evaluate(model, data["valid"], None if last else 256),
+            "test": evaluate(model, data["test"]) if last else "",
+        }
 
     end = optimizer.averaged() if hasattr(optimizer, "averaged") else torch.no_grad()
     with end:
@@ -157,7 +165,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path, help="folder with train.en, val.en, test_2016_flickr.en")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--method", default="adamw", help="adamw, lookahead:k=5:alpha=0.8, snoo:k=20, lookaround:branches=3:k=5")
+    parser.add_argument(
+        "--method", default="adamw", help="adamw, lookahead:k=5:alpha=0.8, snoo:k=20, lookaround:branches=3:k=5"
+    )
     parser.add_argument("--lr", type=float, default=0.005)
     parser.add_argument("--beta1", type=float, default=0.9)
     parser.add_argument("--schedule", choices=["cosine", "constant"], default="cosine")
