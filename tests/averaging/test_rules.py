@@ -18,7 +18,7 @@ from lookaround.averaging import (
     tail,
     uniform,
 )
-from lookaround.averaging.power import exponent, relative_width
+from lookaround.averaging.power_rule import exponent, relative_width
 
 SHAPES = {
     "linear": lambda x: 1 - x,

@@ -1,9 +1,9 @@
 """What collects weights or predictions: averages over time, over models and over predictions, and norm statistics done right."""
 
-from lookaround.averaging.emulated_decay import emulated_decay
+from lookaround.averaging.decay_rule import emulated_decay
 from lookaround.averaging.ensemble import LogitEnsemble, SnapshotCollector
 from lookaround.averaging.norm_stats import update_norm_stats
-from lookaround.averaging.power import power
+from lookaround.averaging.power_rule import power
 from lookaround.averaging.rules import Rule, exponential, lawa, snapshot_weights, tail, uniform
 from lookaround.averaging.running import RunningAverage
 from lookaround.averaging.schedules import CyclicalLR, HighConstantLR, PretrainingLR
