@@ -1,0 +1,1 @@
+"""Finished experiments put side by side: differences paired by seed, curves over budget and time, tables and pictures."""
