@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional
 
-from lookaround.data.operations import CURVES, IDENTITY, MOVES, Operation, magnitude, operation_table, signed_pair
+from lookaround.tasks.vision.data.operations import (
+    CURVES,
+    IDENTITY,
+    MOVES,
+    Operation,
+    magnitude,
+    operation_table,
+    signed_pair,
+)
 
 NAMES = (
     *("Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color"),

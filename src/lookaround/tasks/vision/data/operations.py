@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lookaround.data.geometry import take_pixels
+from lookaround.tasks.vision.data.geometry import take_pixels
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from lookaround.models import small, vision
+from lookaround.tasks.vision.models import small, vision
 
 _SMALL: dict[str, tuple[Callable[[int, int, int], nn.Module], int, int]] = {
     "small-cnn": (small.small_cnn, 16, 4),

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lookaround.data import DataError, ImageData
+from lookaround.tasks.vision.data import DataError, ImageData
 
 
 def make(labels: list[int], channels: int = 3, side: int = 4) -> ImageData:

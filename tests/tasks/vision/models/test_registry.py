@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lookaround.models import MODELS, build_model
+from lookaround.tasks.vision.models import MODELS, build_model
 
 SMALL = ("small-cnn", "resnet9")
 
@@ -150,7 +150,7 @@ def test_refuses(arguments, match):
 @pytest.mark.parametrize(("name", "width"), [("small-cnn", 16), ("resnet9", 8)])
 def test_small_networks_learn_real_digits_at_the_usual_rate(name, width):
     """Four passes over scikit-learn's digits, from lr 0.1 down to 0: chance is a tenth."""
-    from lookaround.data import load_data
+    from lookaround.tasks.vision.data import load_data
 
     torch.manual_seed(0)
     data = load_data("digits")

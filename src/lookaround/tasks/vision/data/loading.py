@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lookaround.data.dataset import DataError, ImageData
+from lookaround.tasks.vision.data.dataset import DataError, ImageData
 
 DATA_SETS = ("digits", "cifar10", "cifar100", "folder")
 
@@ -38,7 +38,7 @@ def load_data(name: str, root: str | Path | None = None, *, size: int | None = N
     if size is not None and name != "folder":
         raise DataError(f"size resizes the images of an image folder; {name} has a size of its own")
     if name == "digits":
-        from lookaround.data.digits import load_digits
+        from lookaround.tasks.vision.data.digits import load_digits
 
         return load_digits()
     if root is None:
@@ -47,9 +47,9 @@ def load_data(name: str, root: str | Path | None = None, *, size: int | None = N
     if not path.is_dir():
         raise DataError(f"{name}: there is no folder {path}")
     if name == "folder":
-        from lookaround.data.folder import load_folder
+        from lookaround.tasks.vision.data.folder import load_folder
 
         return load_folder(path, size)
-    from lookaround.data.cifar import load_cifar
+    from lookaround.tasks.vision.data.cifar import load_cifar
 
     return load_cifar(name, path)

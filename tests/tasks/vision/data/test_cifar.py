@@ -13,8 +13,8 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from lookaround.data import DataError, load_data
-from lookaround.data.cifar import read_pickle
+from lookaround.tasks.vision.data import DataError, load_data
+from lookaround.tasks.vision.data.cifar import read_pickle
 
 
 def text(value: str) -> bytes:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
-from lookaround.data import geometry, random_crop
+from lookaround.tasks.vision.data import geometry, random_crop
 
 SHAPES = st.tuples(st.integers(1, 6), st.integers(1, 4), st.integers(1, 24), st.integers(1, 24))
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lookaround.data import DataError, load_data
-from lookaround.data.folder import FILES_PER_TASK
+from lookaround.tasks.vision.data import DataError, load_data
+from lookaround.tasks.vision.data.folder import FILES_PER_TASK
 
 TARBALL = Path(__file__).parents[2].parent / "shared" / "data" / "cifar10_jpeg.tar.xz"
 

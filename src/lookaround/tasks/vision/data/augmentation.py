@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from lookaround.data import geometry, policies
+from lookaround.tasks.vision.data import geometry, policies
 
 
 @dataclass(frozen=True)

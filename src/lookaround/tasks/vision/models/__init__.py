@@ -1,5 +1,5 @@
 """Networks to train, by name."""
 
-from lookaround.models.registry import MODELS, build_model
+from lookaround.tasks.vision.models.registry import MODELS, build_model
 
 __all__ = ["MODELS", "build_model"]

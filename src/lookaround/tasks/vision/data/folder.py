@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lookaround.data.dataset import DataError, ImageData
+from lookaround.tasks.vision.data.dataset import DataError, ImageData
 
 if TYPE_CHECKING:
     import numpy as np

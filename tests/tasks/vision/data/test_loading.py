@@ -5,7 +5,7 @@ import hashlib
 import pytest
 import torch
 
-from lookaround.data import DATA_SETS, DataError, load_data
+from lookaround.tasks.vision.data import DATA_SETS, DataError, load_data
 
 
 def test_digits_are_scikit_learns_images_scaled_to_bytes():

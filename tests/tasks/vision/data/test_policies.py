@@ -9,7 +9,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from lookaround.data import policies
+from lookaround.tasks.vision.data import policies
 
 
 def random_images(*shape: int) -> torch.Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lookaround.data.dataset import DataError, ImageData
+from lookaround.tasks.vision.data.dataset import DataError, ImageData
 
 
 def load_cifar(name: str, root: Path) -> ImageData:

@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Generator, Tensor
 
-from lookaround.data.operations import IDENTITY, Operation, OperationTable, operation_table, signed_pair
+from lookaround.tasks.vision.data.operations import IDENTITY, Operation, OperationTable, operation_table, signed_pair
 
 RAND_AUGMENT_OPERATIONS = (
     "Identity",

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lookaround.data import AUGMENTATIONS, augmentation, default_augmentations
+from lookaround.tasks.vision.data import AUGMENTATIONS, augmentation, default_augmentations
 
 SHAPES = st.tuples(st.integers(0, 5), st.sampled_from([1, 3]), st.integers(4, 33), st.integers(4, 33))
 

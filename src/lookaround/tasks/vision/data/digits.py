@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lookaround.data.dataset import ImageData, class_order
+from lookaround.tasks.vision.data.dataset import ImageData, class_order
 
 TEST_IMAGES = 360
 SPLIT_SEED = 0
