@@ -130,11 +130,13 @@ def _name_width(names: Sequence[str], widths: Sequence[int], width: int) -> int:
 
 def _block(header: Line, rows: Sequence[Line], widths: Sequence[int], columns: Sequence[int]) -> str:
     chosen = [widths[column] for column in columns]
-    lines = [list(_aligned([header[column] for column in columns], chosen)), ["-" * width for width in chosen]]
-    for row in rows:
+    lines = []
+    for row in (header, *rows):
         first, *more = _wrapped(row[0], widths[0])
         lines.append(list(_aligned([first, *(row[column] for column in columns[1:])], chosen)))
         lines += [[part] for part in more]
+        if row is header:
+            lines.append(["-" * width for width in chosen])
     return "\n".join("  ".join(line).rstrip() for line in lines)
 
 
