@@ -101,6 +101,12 @@ def _theory(words: Sequence[str]) -> None:
     theory(words)
 
 
+def _compare(words: Sequence[str]) -> None:
+    from lookaround.commands.compare import compare_command
+
+    compare_command(words)
+
+
 def _soup(words: Sequence[str]) -> None:
     from lookaround.commands.soup import soup
 
@@ -129,6 +135,7 @@ class Command:
 
 COMMANDS = {
     "train": Command("train and compare methods on images, at equal budget", _train, "--resume"),
+    "compare": Command("put experiments on one task side by side, paired by seed", _compare),
     "soup": Command("average finished models' weights into one file", _soup),
     "landscape": Command("draw loss and accuracy on planes, lines and inside rounds", _landscape),
     "theory": Command("draw the papers' figures on quadratics; advise k, alpha and d for a run", _theory),
