@@ -71,7 +71,8 @@ def test_it_writes_tables_and_pictures(compared):
         in (out / "comparison.tex").read_text()
     )
     for name in ("curves", "differences"):
-        assert Image.open(out / f"{name}.png").size[0] > 500
+        with Image.open(out / f"{name}.png") as picture:
+            assert picture.size[0] > 500
         root = ET.parse(out / f"{name}.svg").getroot()
         words = " ".join(root.itertext())
         assert "ema" in words
