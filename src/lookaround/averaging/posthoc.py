@@ -105,6 +105,8 @@ def _products(first: Sequence[Profile], second: Sequence[Profile], longest: floa
 def snapshot_path(folder: str | PathLike[str], profile: Profile) -> Path:
     """The file of a snapshot; it sorts by time.
 
+    >>> from lookaround.averaging import Profile
+    >>> from lookaround.averaging.posthoc import snapshot_path
     >>> snapshot_path("ema", Profile(6.94, 1000)).as_posix()
     'ema/power-000000001000-6.94.safetensors'
     """
