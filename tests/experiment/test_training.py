@@ -57,14 +57,14 @@ def without_seconds(folder) -> list[dict[str, object]]:
     return [{**record, "seconds": 0} for record in read_records(folder / METRICS)]
 
 
-@pytest.mark.parametrize("method", [*TRAINED, "lbfgs:max_iter=2"])
+@pytest.mark.parametrize("method", [*TRAINED, "lbfgs:lr=0.01,max_iter=2"])
 def test_the_same_run_twice_gives_the_same_weights(start, method):
     first, second = start(method, folder="a"), start(method, folder="b")
     assert first.train(never).metrics == second.train(never).metrics
     assert same(first.model, second.model)
 
 
-@pytest.mark.parametrize("method", [*TRAINED, "lbfgs:max_iter=1"])
+@pytest.mark.parametrize("method", [*TRAINED, "lbfgs:lr=0.01,max_iter=1"])
 def test_stopped_after_any_minibatch_and_resumed_it_ends_in_the_same_bits(start, tmp_path, method):
     whole = start(method, folder="whole")
     whole.train(never)
