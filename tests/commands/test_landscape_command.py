@@ -46,7 +46,7 @@ def test_a_line_of_fixed_statistics_ends_at_the_runs_own_results(runs, tmp_path,
     assert main([*words, "--norm-stats", "fixed", "--beyond", "0", "--device", "cpu"]) == 0
     rows = table(tmp_path / "line.csv")
     assert [row["position on the line"] for row in rows] == [0, 0.5, 1]
-    assert rows[0]["loss"] == pytest.approx(result(runs["lookaround"])["nll"], rel=1e-5)
+    assert rows[0]["loss"] == pytest.approx(result(runs["lookaround"])["metrics"]["nll"], rel=1e-5)
     assert rows[0]["accuracy"] == pytest.approx(result(runs["lookaround"])["top1"])
     barrier = max(0.0, rows[1]["loss"] - (rows[0]["loss"] + rows[2]["loss"]) / 2)
     printed = capsys.readouterr().out
@@ -97,7 +97,7 @@ def test_a_fourth_run_is_projected_and_files_of_tensors_take_their_network_from_
     assert main([*words[:2], str(tmp_path / "moved.safetensors"), *words[2:], "--quantity", "accuracy"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("moved                    x = 0, y = 0, 0 off")
-    assert lines[3].startswith("lookaround, seed 0")
+    assert lines[3].startswith("lookaround:batch=20, seed 0")
     assert not lines[3].endswith(" 0 off the plane")
     assert "accuracy on test images" in (tmp_path / "out" / "plane.svg").read_text()
 
@@ -108,7 +108,7 @@ def test_one_run_alone_is_the_middle_of_a_random_plane(runs, tmp_path):
     rows = table(tmp_path / "plane.csv")
     assert [row["first direction"] for row in rows[:3]] == [-0.5, 0, 0.5]
     middle = next(row for row in rows if row["first direction"] == row["second direction"] == 0)
-    assert middle["loss"] == pytest.approx(result(runs["sgd"])["nll"], rel=1e-5)
+    assert middle["loss"] == pytest.approx(result(runs["sgd"])["metrics"]["nll"], rel=1e-5)
     assert middle["loss"] == min(row["loss"] for row in rows)
 
 
@@ -242,7 +242,7 @@ def test_a_trajectory_from_scratch_begins_with_the_seeds_initial_weights(runs, t
         (["line", "{sgd}", "{sgd}"], "the two weight vectors are equal"),
         (["line", "{sgd}", "no/such"], "there is no no/such; give a run's folder"),
         (["line", "{experiment}", "{sgd}"], "holds 3 runs; choose among"),
-        (["line", "{sgd}", "{experiment}/sgd"], "holds no finished run"),
+        (["line", "{sgd}", "{experiment}/sgd,batch=20"], "holds no finished run"),
         (["line", "{sgd}", "{experiment}/experiment.json"], "experiment.json is no safetensors file"),
         (["line", "{sgd}", "{lookahead}", "--images", "61"], "takes 1 to 60 images, got 61"),
         (["line", "{sgd}", "{lookahead}", "--norm-images", "0"], "takes 1 to 300 images, got 0"),
