@@ -30,9 +30,8 @@ def write_experiment(
     averaged, at every evaluation.
     """
     path.mkdir(parents=True)
-    task = {"name": "vision", "config": {}}
-    plan = {"methods": list(runs), "budget": budget}
-    described = {"task": task, "identity": identity, "metrics": metrics, "plan": plan, "environment": {}}
+    options = {"task": "vision", "methods": list(runs)}
+    described = {"options": options, "identity": identity, "metrics": metrics, "budget": budget, "environment": {}}
     (path / "experiment.json").write_text(json.dumps(described))
     for label, seeds in runs.items():
         for seed, values in seeds.items():
