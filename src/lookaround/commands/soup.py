@@ -21,8 +21,9 @@ from lookaround.experiment.results import NETWORK
 from lookaround.experiment.running import prepare
 from lookaround.methods import Spec
 from lookaround.tasks.vision import VisionTask
-from lookaround.tasks.vision.data import ImageData
+from lookaround.tasks.vision.data import ImageData, Images
 from lookaround.tasks.vision.data.dataset import class_order
+from lookaround.tasks.vision.data.images import select
 from lookaround.tasks.vision.evaluation import evaluate
 from lookaround.tasks.vision.task import SUBSET_SEED
 
@@ -102,7 +103,7 @@ def _greedy(options: SoupOptions, files: Sequence[Path]) -> list[Path]:
     return [files[index] for index in found.members]
 
 
-def _chosen_on(runs: Sequence[Run], plan: Plan, task: VisionTask, split: str) -> tuple[Tensor, Tensor]:
+def _chosen_on(runs: Sequence[Run], plan: Plan, task: VisionTask, split: str) -> tuple[Images, Tensor]:
     if split == "test":
         return task.data.test_images, task.data.test_labels
     plans = [run.plan for run in runs if run.plan is not None and vision(run.plan).data == task.config.data]
@@ -118,7 +119,7 @@ def _chosen_on(runs: Sequence[Run], plan: Plan, task: VisionTask, split: str) ->
     return _left_out(plan, max(known))
 
 
-def _left_out(plan: Plan, trained_on: int) -> tuple[Tensor, Tensor]:
+def _left_out(plan: Plan, trained_on: int) -> tuple[Images, Tensor]:
     """The training images beyond those that were trained on."""
     everything = replace(plan, config=replace(vision(plan), train_images=None), budget=Budget(), methods=(Spec("sgd"),))
     task = prepare(everything).task
@@ -126,11 +127,11 @@ def _left_out(plan: Plan, trained_on: int) -> tuple[Tensor, Tensor]:
     left = class_order(task.data.train_labels, SUBSET_SEED, proportional=False)[trained_on:].sort().values
     if not len(left):
         raise UsageError("the models were trained on every training image; choose on --split test")
-    return task.data.train_images[left], task.data.train_labels[left]
+    return select(task.data.train_images, left), task.data.train_labels[left]
 
 
 def _accuracy(
-    runs: Sequence[Run], data: ImageData, images: Tensor, labels: Tensor, batch_size: int
+    runs: Sequence[Run], data: ImageData, images: Images, labels: Tensor, batch_size: int
 ) -> Callable[[dict[str, Tensor]], float]:
     model = network_of(runs)[0].to(images.device)
 
