@@ -24,12 +24,14 @@ from lookaround.experiment.running import Prepared, new_method
 from lookaround.landscape import Recorder, save_figure, trajectory_figure
 from lookaround.methods import Spec
 from lookaround.methods.trajectory import AveragedTrajectory, Branches
+from lookaround.optim.checks import NotFiniteError
 from lookaround.tasks.base import Minibatch
 from lookaround.tasks.streams import stream_seed
 from lookaround.tasks.vision import VisionTask
 
 # More than a trajectory is ever recorded for; the rate is constant, so how many they are changes nothing.
 _MINIBATCHES = 1_000_000
+_DIVERGED = "the branches diverged; choose a lower --lr"
 _WITH_ROUNDS = ("lookaround", "lookahead", "lookaround+sam", "lookahead+sam")
 
 
@@ -118,7 +120,10 @@ def _record(options: TrajectoryOptions, run: Run, task: VisionTask, method: Aver
         recorder = Recorder(optimizer, method.setup.model, barrier_points=options.barrier_points, **settings)
     with recorder:
         for position in range(minibatches_of(options.rounds, method)):
-            method.train_minibatch(Minibatch(batches, position))
+            try:
+                method.train_minibatch(Minibatch(batches, position))
+            except NotFiniteError as error:
+                raise UsageError(_DIVERGED) from error
     return recorder
 
 
@@ -131,7 +136,7 @@ def minibatches_of(rounds: int, method: AveragedTrajectory) -> int:
 def _write(options: TrajectoryOptions, recorder: Recorder) -> None:
     last = recorder.records[-1]
     if not all(math.isfinite(value.loss) for value in (last.average, *last.branches)):
-        raise UsageError("the branches diverged; choose a lower --lr")
+        raise UsageError(_DIVERGED)
     title = f"accuracy on {options.split} images"
     figure = trajectory_figure(recorder.records, recorder.norm_note, title=title)
     options.out.mkdir(parents=True, exist_ok=True)
