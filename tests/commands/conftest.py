@@ -8,7 +8,7 @@ import pytest
 
 from lookaround.cli import main
 
-TINY = ["--epochs", "2", "--train-images", "300", "--test-images", "60", "--width", "4", "--batch-size", "20"]
+TINY = ["--epochs", "2", "--train-images", "300", "--test-images", "60", "--width", "4"]
 
 
 @pytest.fixture(scope="session")
