@@ -91,11 +91,10 @@ def _start(options: TrajectoryOptions, run: Run) -> nn.Module:
 
 
 def _method(options: TrajectoryOptions, plan: Plan, run: Run, task: VisionTask, model: nn.Module) -> AveragedTrajectory:
-    name = options.method or (
-        run.method if run.method and run.method.partition(":")[0] in _WITH_ROUNDS else "lookaround"
-    )
+    own = run.method if run.method and run.method.partition(":")[0] in _WITH_ROUNDS else "lookaround"
+    name = own if options.method is None else options.method
     if name.partition(":")[0] not in _WITH_ROUNDS:
-        raise UsageError(f"{name} has no rounds to record; choose from {', '.join(_WITH_ROUNDS)}")
+        raise UsageError(f"{name or repr(name)} has no rounds to record; choose from {', '.join(_WITH_ROUNDS)}")
     changed = {key: str(value) for key, value in (("k", options.k), ("lr", options.lr)) if value is not None}
     with usage_errors():
         spec = Spec.parse(name)
