@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import zeros
 
 from lookaround.cli import main
-from reference.folders import IDENTITY, write_experiment
+from reference.experiments import IDENTITY, write_experiment
 
 RUN = "{good}/sgd/seed-0"
 PLANE = ["landscape", "plane"]

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lookaround.cli import main
-from reference.folders import IDENTITY, write_experiment
+from reference.experiments import IDENTITY, write_experiment
 
 RUNS = {
     "sgd": {0: [80.0, 90.0], 1: [81.0, 91.0], 2: [82.0, 92.0]},

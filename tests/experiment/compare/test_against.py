@@ -5,7 +5,7 @@ import pytest
 from lookaround.errors import UsageError
 from lookaround.experiment.compare import against, choose_baseline, holm, merge, paired_difference
 from lookaround.experiment.reading import read_folder
-from reference.folders import write_experiment
+from reference.experiments import write_experiment
 
 RUNS = {
     "ema": {seed: [value] for seed, value in enumerate((93.0, 94.5, 92.5, 95.0))},

@@ -5,7 +5,7 @@ import pytest
 from lookaround.experiment.compare import against, choose_baseline, curves_figure, differences_figure, merge
 from lookaround.experiment.reading import read_folder
 from lookaround.tasks.base import Metric
-from reference.folders import write_experiment
+from reference.experiments import write_experiment
 
 TOP1, NLL = Metric("top1", "top-1 %", False), Metric("nll", "NLL", True, 4, True)
 BLEU = Metric("bleu", "BLEU", False)

@@ -7,7 +7,7 @@ import pytest
 from lookaround.errors import UsageError
 from lookaround.experiment.reading import read_folder
 from lookaround.tasks.base import Metric
-from reference.folders import IDENTITY, write_experiment
+from reference.experiments import IDENTITY, write_experiment
 
 
 def test_it_reads_what_an_experiment_left(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from lookaround.errors import UsageError
 from lookaround.experiment.compare import merge
 from lookaround.experiment.reading import read_folder
-from reference.folders import IDENTITY, METRICS, write_experiment
+from reference.experiments import IDENTITY, METRICS, write_experiment
 
 SGD = {0: [90.0], 1: [92.0]}
 
