@@ -5,8 +5,7 @@ from lookaround.averaging.norm_stats import update_norm_stats
 from lookaround.averaging.rules import Rule, exponential, tail, uniform
 from lookaround.averaging.running import RunningAverage
 from lookaround.averaging.schedules import CyclicalLR, HighConstantLR, PretrainingLR
-from lookaround.averaging.soup import Soup, greedy_soup, uniform_soup
-from lookaround.averaging.streamed_soup import RecipeLine, soup_files
+from lookaround.averaging.soups import RecipeLine, Soup, greedy_soup, soup_files, soup_recipe, uniform_soup
 from lookaround.averaging.swa import FoldedSWA
 from lookaround.averaging.swad import SWAD
 
@@ -25,6 +24,7 @@ __all__ = [
     "exponential",
     "greedy_soup",
     "soup_files",
+    "soup_recipe",
     "tail",
     "uniform",
     "uniform_soup",

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lookaround.averaging.files import read_header
-from lookaround.averaging.streamed_soup import METADATA_KEY
+from lookaround.averaging.soups.recipe import METADATA_KEY
 from lookaround.commands.parsing import usage_errors
 from lookaround.experiment import TrainConfig, UsageError, load_network
 from lookaround.experiment.folder import CONFIG
