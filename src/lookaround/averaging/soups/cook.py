@@ -17,9 +17,9 @@ from lookaround.averaging.soups.sources import FileSource
 Progress = Callable[[int, int], None]
 """Called now and then with the bytes of the soup that are done and those of the whole soup."""
 
-# Elements a thread works on at a time, and those of one call: below what torch would split over threads of its own.
+# Elements a thread works on at a time, and those of one call: below 2**15, which torch would split over threads of its own.
 _BLOCK = 2**18
-_PIECE = 2**14
+_PIECE = 2**15 - 64
 _THREADS = min(4, os.cpu_count() or 1)
 
 Block = tuple[str, int, int]
@@ -129,11 +129,12 @@ class Cook:
         name, start, stop = block
         dtype = self._sources[0].layout[name][0]
         whole, pieces = mean.view(tensors.wide_dtype(dtype), stop - start)
-        for index, (source, pull) in enumerate(zip(self._sources, self._pulls[name], strict=True)):
-            values, cut = read(source, block, now)
-            if index == 0:
-                whole.copy_(values)
-            elif is_averaged(dtype) and pull:
+        first, _ = read(self._sources[0], block, mean if whole.dtype == dtype else now)
+        if first.data_ptr() != whole.data_ptr():
+            whole.copy_(first)
+        for source, pull in zip(self._sources[1:], self._pulls[name][1:], strict=True):
+            _, cut = read(source, block, now)
+            if is_averaged(dtype) and pull:
                 tensors.lerp_each_([pieces], cut, [pull])
         return whole.to(dtype)
 
