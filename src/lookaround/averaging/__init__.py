@@ -7,7 +7,16 @@ from lookaround.averaging.power_rule import power
 from lookaround.averaging.rules import Rule, exponential, lawa, snapshot_weights, tail, uniform
 from lookaround.averaging.running import RunningAverage
 from lookaround.averaging.schedules import CyclicalLR, HighConstantLR, PretrainingLR
-from lookaround.averaging.soups import RecipeLine, Soup, greedy_soup, soup_files, soup_recipe, uniform_soup
+from lookaround.averaging.soups import (
+    Plan,
+    RecipeLine,
+    Soup,
+    greedy_soup,
+    model_stock_files,
+    plan_soup,
+    soup_files,
+    uniform_soup,
+)
 from lookaround.averaging.swa import FoldedSWA
 from lookaround.averaging.swad import SWAD
 
@@ -17,6 +26,7 @@ __all__ = [
     "FoldedSWA",
     "HighConstantLR",
     "LogitEnsemble",
+    "Plan",
     "PretrainingLR",
     "RecipeLine",
     "Rule",
@@ -27,10 +37,11 @@ __all__ = [
     "exponential",
     "greedy_soup",
     "lawa",
+    "model_stock_files",
+    "plan_soup",
     "power",
     "snapshot_weights",
     "soup_files",
-    "soup_recipe",
     "tail",
     "uniform",
     "uniform_soup",

@@ -1,6 +1,7 @@
 """Soups from files to files: block by block, in a few megabytes of memory."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from os import PathLike
 
 import torch
@@ -9,7 +10,7 @@ from lookaround.averaging.soups.cook import Progress
 from lookaround.averaging.soups.opening import as_list, open_files
 from lookaround.averaging.soups.recipe import RecipeLine, warn_of_strangers, without_hashes
 from lookaround.averaging.soups.shares import pulls, shares
-from lookaround.averaging.soups.writing import Order, write
+from lookaround.averaging.soups.writing import Order, planned_files, write
 
 
 @torch.no_grad()
@@ -82,25 +83,49 @@ def soup_files(
         return write(out, order, shard_size, progress)
 
 
-def soup_recipe(inputs: Sequence[str | PathLike[str]], *, weights: Sequence[float] | None = None) -> list[RecipeLine]:
-    """The recipe of a soup, without hashes, after every check of the inputs that :func:`soup_files` makes before it begins.
+@dataclass(frozen=True)
+class Plan:
+    """What :func:`soup_files` would write.
+
+    Attributes:
+        recipe: Without hashes.
+        files: The files, with the bytes of the tensors in each.
+    """
+
+    recipe: list[RecipeLine]
+    files: dict[str, int]
+
+
+def plan_soup(
+    out: str | PathLike[str],
+    inputs: Sequence[str | PathLike[str]],
+    *,
+    weights: Sequence[float] | None = None,
+    shard_size: int | None = None,
+) -> Plan:
+    """What :func:`soup_files` would write, after every check that it makes before it begins. No tensor is read.
 
     Args:
-        inputs: As for :func:`soup_files`.
+        out: As for :func:`soup_files`.
+        inputs: Likewise.
         weights: Likewise.
+        shard_size: Likewise.
 
     Raises:
-        ValueError, TypeError, OSError: As :func:`soup_files`.
+        ValueError: As :func:`soup_files`.
+        TypeError: Likewise.
+        OSError: An input cannot be read.
 
     >>> import tempfile, torch
-    >>> from lookaround.averaging import soup_recipe
+    >>> from lookaround.averaging import plan_soup
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     torch.save({"w": torch.zeros(1)}, f"{folder}/a.pt")
-    ...     [line.weight for line in soup_recipe([f"{folder}/a.pt", f"{folder}/a.pt"])]
-    [0.5, 0.5]
+    ...     plan = plan_soup("soup.safetensors", [f"{folder}/a.pt", f"{folder}/a.pt"])
+    >>> [line.weight for line in plan.recipe], plan.files
+    ([0.5, 0.5], {'soup.safetensors': 4})
     """
     paths = as_list(inputs)
     portions = shares(weights, len(paths))
     with open_files(paths) as sources:
         warn_of_strangers(sources)
-        return without_hashes(sources, portions, room=False)
+        return Plan(without_hashes(sources, portions, room=False), planned_files(out, sources, shard_size))

@@ -48,10 +48,8 @@ class _Kitchen:
     """An order on its way into files."""
 
     def __init__(self, order: Order, progress: Progress | None) -> None:
-        self.order, first = order, order.sources[0]
-        self.ties = common_ties(order.sources)
-        kept = set(self.ties.values())
-        self.layout: Layout = {name: first.layout[name] for name in first.order() if name in kept}
+        self.order = order
+        self.ties, self.layout = _to_write(order.sources)
         self.cook = Cook(order.sources, order.pulls, progress, size_of(self.layout))
         if order.hashes:
             hash_on_the_way(order.sources, list(self.layout))
@@ -94,6 +92,27 @@ class _Kitchen:
         notes = {key: json.loads(text) for key, text in self.order.notes.items()}
         write_index(folder, files, size_of(self.layout), {METADATA_KEY: json.loads(as_json(recipe)), **notes})
         return recipe
+
+
+def _to_write(sources: Sequence[FileSource]) -> tuple[dict[str, str], Layout]:
+    """What is tied in all ingredients, and the layout of a soup that holds each tensor once, in the first one's order."""
+    ties = common_ties(sources)
+    kept = set(ties.values())
+    return ties, {name: sources[0].layout[name] for name in sources[0].order() if name in kept}
+
+
+def planned_files(out: str | PathLike[str], sources: Sequence[FileSource], shard_size: int | None) -> dict[str, int]:
+    """The files that :func:`write` would make, with the bytes of the tensors in each.
+
+    Raises:
+        ValueError: Shards are asked for in a file.
+    """
+    _, layout = _to_write(sources)
+    if not goes_to_a_folder(out, sources[0], shard_size):
+        return {fspath(out): size_of(layout)}
+    shards = cut(layout, sources[0], shard_size)
+    files = zip(shard_names(len(shards)), shards, strict=True)
+    return {fspath(Path(out) / file): size_of({name: layout[name] for name in names}) for file, names in files}
 
 
 def hash_on_the_way(sources: Sequence[FileSource], names: Sequence[str]) -> None:
