@@ -74,7 +74,10 @@ class _Bounded:
         self.tell = file.tell
 
     def readline(self) -> bytes:
-        return self._file.readline(_LONGEST_PIECE)
+        line = self._file.readline(_LONGEST_PIECE)
+        if b"\\" in line:  # of a name there is none, and other text pickles of tensors do not have
+            raise ValueError("an escaped character in the pickle")
+        return line
 
     def read(self, count: int) -> bytes:
         if count > _LONGEST_PIECE:
