@@ -99,9 +99,10 @@ def _start(file: BinaryIO, info: zipfile.ZipInfo) -> int:
     """Where a record's bytes begin: its own header, right before them, says how long it is."""
     if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
         raise ValueError(f"its record {info.filename} is compressed or encrypted, which torch.save does not do")
-    file.seek(max(info.header_offset, 0))
+    within = 0 <= info.header_offset < file.seek(0, 2)
+    file.seek(info.header_offset if within else 0)
     header = file.read(_LOCAL_HEADER)
-    if len(header) < _LOCAL_HEADER or not header.startswith(ZIP):
+    if not within or len(header) < _LOCAL_HEADER or not header.startswith(ZIP):
         raise ValueError(f"its record {info.filename} has no header")
     name, extra = struct.unpack("<HH", header[26:30])
     return int(info.header_offset + _LOCAL_HEADER + name + extra)
