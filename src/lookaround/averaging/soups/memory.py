@@ -10,6 +10,7 @@ from torch import Tensor
 from lookaround import tensors
 from lookaround.averaging.soups.dtypes import is_averaged
 from lookaround.averaging.soups.opening import Ingredient, as_list, open_sources
+from lookaround.averaging.soups.recipe import warn_of_strangers
 from lookaround.averaging.soups.shares import check_best, pulls, ranking, shares
 from lookaround.averaging.soups.sources import Source, common_ties
 
@@ -47,6 +48,9 @@ def uniform_soup(
         TypeError: An ingredient is none of those above.
         OSError: A file cannot be read.
 
+    Warns:
+        UserWarning: The metadata of files say that the models were trained from different initial weights.
+
     >>> import torch
     >>> from lookaround.averaging import uniform_soup
     >>> a, b, c = ({"w": torch.tensor([x])} for x in (1.0, 2.0, 6.0))
@@ -63,6 +67,7 @@ def uniform_soup(
         chosen = [chosen[i] for i in kept]
         portions = [portions[i] for i in kept] if portions is not None else None
     with open_sources(chosen) as sources:
+        warn_of_strangers(sources)
         pull = pulls(shares(portions, len(sources)))
         made = {name: _mean(name, sources, pull) for name in dict.fromkeys(common_ties(sources).values())}
         return _under_all_names(made, sources)

@@ -151,7 +151,7 @@ def _read(path: Path) -> tuple[dict[str, Place], dict[str, str]]:
         raise ValueError(f"{path} is neither a file nor a folder")
     with open(path, "rb") as file:
         start = file.read(32)
-    if start.startswith((ZIP, BEFORE_1_6)):
+    if start.startswith(ZIP) or BEFORE_1_6 in start:
         return read_torch_file(path), {}
     if start[8:9] == b"{" or path.suffix == ".safetensors":
         return read_header(path)

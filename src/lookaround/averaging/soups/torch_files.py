@@ -16,8 +16,8 @@ from lookaround.averaging.files import Place
 from lookaround.averaging.soups.pickles import Named, Storage, StoredTensor, unpickle, unpickle_bytes
 
 ZIP = b"PK\x03\x04"
-# A pickled number, as the first of the pickles: 0x1950a86a20f9469cfc6c.
-BEFORE_1_6 = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+# The number 0x1950a86a20f9469cfc6c, which is the first of the pickles, within the file's first bytes.
+BEFORE_1_6 = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _LOCAL_HEADER = 30
 
 _Locate = Callable[[Storage], int]
