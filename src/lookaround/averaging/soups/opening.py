@@ -131,6 +131,8 @@ def open_file(path: str | PathLike[str]) -> FileSource:
         raise TypeError(f"a soup of files takes paths, got {type(path).__name__}")
     found = Path(path)
     listed = folder_parts(found) if found.is_dir() else {found: None}
+    # Before their headers are read, so that no file can be another one when its tensors are.
+    stored = {file: StoredFile(file) for file in listed}
     read = {file: _read(file) for file in listed}
     for file, names in listed.items():
         if names is not None:
@@ -142,7 +144,7 @@ def open_file(path: str | PathLike[str]) -> FileSource:
     notes = [note for _, one in read.values() for note in one.items()]
     aliases = {other: kept for other, kept in notes if kept in held and other not in held}
     return FileSource(
-        fspath(path), [(StoredFile(file), places) for file, (places, _) in read.items()], metadata, aliases
+        fspath(path), [(stored[file], places) for file, (places, _) in read.items()], metadata, aliases
     )
 
 
