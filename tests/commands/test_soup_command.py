@@ -39,7 +39,11 @@ def test_a_weighted_soup_of_run_folders(runs, tmp_path, capsys):
     printed = capsys.readouterr().out
     for line, folder, weight in zip(recipe(out), (runs["sgd"], runs["lookaround"]), (0.25, 0.75), strict=True):
         digest = blake3(model(folder).read_bytes()).hexdigest()
-        assert line == {"file": str(model(folder)), "weight": weight, "hashes": {"model.safetensors": f"blake3:{digest}"}}
+        assert line == {
+            "file": str(model(folder)),
+            "weight": weight,
+            "hashes": {"model.safetensors": f"blake3:{digest}"},
+        }
         assert f"{weight:.4f}  {digest[:16]}  {model(folder)}" in printed
     assert f"written: {out}" in printed
 

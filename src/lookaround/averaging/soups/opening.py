@@ -143,9 +143,7 @@ def open_file(path: str | PathLike[str]) -> FileSource:
     held = {name for places, _ in read.values() for name in places}
     notes = [note for _, one in read.values() for note in one.items()]
     aliases = {other: kept for other, kept in notes if kept in held and other not in held}
-    return FileSource(
-        fspath(path), [(stored[file], places) for file, (places, _) in read.items()], metadata, aliases
-    )
+    return FileSource(fspath(path), [(stored[file], places) for file, (places, _) in read.items()], metadata, aliases)
 
 
 def _read(path: Path) -> tuple[dict[str, Place], dict[str, str]]:

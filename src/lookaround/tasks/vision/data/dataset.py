@@ -33,6 +33,8 @@ class ImageData:
         std: per channel, the population standard deviation on the same scale; 1 for a constant channel.
 
     Example:
+        >>> import torch
+        >>> from lookaround.tasks.vision.data import ImageData
         >>> images = torch.randint(256, (20, 3, 8, 8), dtype=torch.uint8)
         >>> labels = torch.arange(20) % 2
         >>> data = ImageData.from_images("toy", images, labels, images[:4], labels[:4], ("even", "odd"))

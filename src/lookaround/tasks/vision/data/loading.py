@@ -29,6 +29,7 @@ def load_data(name: str, root: str | Path | None = None, *, size: int | None = N
             or missing file, images of different sizes, or classes that training and test do not share.
 
     Example:
+        >>> from lookaround.tasks.vision.data import load_data
         >>> data = load_data("digits")
         >>> len(data.train_labels), len(data.test_labels), data.classes[:3]
         (1437, 360, ('0', '1', '2'))
