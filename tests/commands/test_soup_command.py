@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from blake3 import blake3
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -38,8 +38,12 @@ def test_a_weighted_soup_of_run_folders(runs, tmp_path, capsys):
             torch.testing.assert_close(value, exact, rtol=1e-6, atol=1e-7)
     printed = capsys.readouterr().out
     for line, folder, weight in zip(recipe(out), (runs["sgd"], runs["lookaround"]), (0.25, 0.75), strict=True):
-        digest = hashlib.sha256(model(folder).read_bytes()).hexdigest()
-        assert line == {"file": str(model(folder)), "sha256": digest, "weight": weight}
+        digest = blake3(model(folder).read_bytes()).hexdigest()
+        assert line == {
+            "file": str(model(folder)),
+            "weight": weight,
+            "hashes": {"model.safetensors": f"blake3:{digest}"},
+        }
         assert f"{weight:.4f}  {digest[:16]}  {model(folder)}" in printed
     assert f"written: {out}" in printed
 
@@ -120,11 +124,23 @@ def test_models_that_differ_are_listed_in_one_line_and_nothing_is_written(tmp_pa
         (["no/folder/soup.safetensors", "{sgd}"], "no/folder/soup.safetensors cannot be written"),
         (["{out}", "{sgd}", "--weights", "1", "2"], "weights must be one for each of the 1 ingredients, got 2"),
         (["{out}", "{sgd}", "--weights", "-1"], "weights must not be negative"),
-        (["{out}", "{sgd}", "--greedy", "--weights", "1"], "leave --weights out"),
+        (["{out}", "{sgd}", "--greedy", "--weights", "1"], "--weights and --greedy are two answers"),
         (["{out}", "{sgd}", "--greedy", "--data", "cifar10", "--root", "no/such"], "there is no folder no/such"),
         (["{out}", "{sgd}", "--device", "tpu", "--greedy"], "unknown device 'tpu'"),
         (["{out}", "{sgd}", "--splat"], "Unrecognized options: --splat; see lookaround soup --help"),
-        ([], "Missing from lookaround soup: OUT"),
+        ([], "give OUT and then the models"),
+        (["{out}", "{sgd}", "--shard-size", "5GB"], "give OUT a name without .safetensors"),
+        (["out", "{sgd}", "--shard-size", "big"], "a number of bytes such as 5GB or 500MB, got 'big'"),
+        (["out", "{sgd}", "--shard-size", "0GB"], "got '0GB'"),
+        (["{out}", "no/such/checkpoint-*"], "no file or folder matches no/such/checkpoint-*"),
+        (["{out}", "{sgd}", "--rule", "ema"], "unknown rule 'ema'; the rules are uniform, tail, lawa"),
+        (["{out}", "{sgd}", "--rule", "lawa"], "the rule lawa needs window: lawa:window=…"),
+        (["{out}", "{sgd}", "--rule", "lawa:width=3"], "has no setting 'width=3'; it takes window=…, every=…"),
+        (["{out}", "{sgd}", "--rule", "uniform:window=3"], "has no setting 'window=3'; it takes none"),
+        (["{out}", "{sgd}", "--rule", "lawa:window=0"], "window must be a whole number of at least 1, got 0"),
+        (["{out}", "{sgd}", "{sgd}", "--rule", "lawa:window=2"], "no number in the names of"),
+        (["{out}", "{sgd}", "--model-stock", "{sgd}"], "it needs at least 2, got 1"),
+        (["{out}", "{sgd}", "--rule", "uniform", "--model-stock", "{sgd}"], "two answers"),
     ],
 )
 def test_bad_input_is_one_line(runs, tmp_path, refused, words, said):
