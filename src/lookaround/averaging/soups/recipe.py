@@ -24,7 +24,7 @@ class RecipeLine:
 
     Attributes:
         file: The file or folder, as it was given.
-        weight: Its part of the soup; all of them add up to one. NaN where it differs from tensor to tensor.
+        weight: Its part of the soup; all of them add up to one. Where it differs from tensor to tensor, the mean over elements.
         hashes: For each file read, by its name, its hash: ``"blake3:…"`` or ``"sha256:…"``; none if they were not asked for.
     """
 

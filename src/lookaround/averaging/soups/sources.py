@@ -70,7 +70,8 @@ class MemorySource(Source):
 def _plain(key: str, tensor: Tensor, where: str) -> Tensor:
     if tensor.layout is not torch.strided:
         raise ValueError(f"{where}: {key!r} is sparse ({tensor.layout}); give it as to_dense() makes it")
-    return tensor.detach().resolve_conj().resolve_neg()
+    plain = tensor.detach()
+    return plain.resolve_conj().resolve_neg() if plain.is_conj() or plain.is_neg() else plain
 
 
 def _memory_of(name: str, tensor: Tensor) -> object:
