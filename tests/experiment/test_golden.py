@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from reference.tiny_experiment import a_plan
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from lookaround.experiment.running import prepare
 from lookaround.experiment.training import Training
+from reference.tiny_experiment import a_plan
 
 GOLDEN = Path(__file__).with_name("golden.json")
 PLAIN = ["sgd", "adamw", "sam", "ema", "swa", "dswa", "tswa", "swad", "dart", "logit-ensemble", "logit-ensemble+swa"]
