@@ -10,6 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+import lookaround.averaging
+
 ROOT = Path(__file__).parent.parent
 FENCE = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
 
@@ -18,7 +20,7 @@ def blocks(page):
     return FENCE.findall((ROOT / page).read_text(encoding="utf-8"))
 
 
-README, CHOOSING = blocks("README.md"), blocks("docs/choosing.md")
+README, CHOOSING, MIGRATING = map(blocks, ("README.md", "docs/choosing.md", "docs/migrating.md"))
 
 
 def net(seed=0):
@@ -125,10 +127,10 @@ def test_every_block_of_the_readme_is_run_by_a_test():
     assert len(README) == 2
 
 
-@pytest.mark.parametrize("code", CHOOSING, ids=lambda code: code.splitlines()[0][:60])
+@pytest.mark.parametrize("code", CHOOSING + MIGRATING, ids=lambda code: code.splitlines()[0][:60])
 @pytest.mark.filterwarnings("ignore:the SWAD window never opened")
 @pytest.mark.filterwarnings("ignore:Profile.*cannot be made of the")
-def test_every_block_of_the_guide_runs(code, world):
+def test_every_block_of_the_guides_runs(code, world):
     run(code, world)
     assert all(math.isfinite(loss) for loss in world.seen)
     average = world.get("average") or world.get("swad")
@@ -137,6 +139,24 @@ def test_every_block_of_the_guide_runs(code, world):
         fresh = net(9)
         fresh.load_state_dict(load_file("result.safetensors"))
         assert math.isfinite(world.loss(fresh))
+
+
+def test_names_that_the_migration_notes_promise_are_there():
+    page = (ROOT / "docs/migrating.md").read_text(encoding="utf-8")
+    for there in ("update_bn", "AveragedModel", "SWALR", "ModelEmaV3"):
+        assert there in page
+    ours = set(re.findall(r"`(?:lookaround\.averaging\.)?([A-Z]\w+|[a-z_]+)\(", FENCE.sub("", page)))
+    theirs = {
+        "AveragedModel",
+        "update_bn",
+        "ModelEmaV3",
+        "EMA",
+        "LossValley",
+        "averaged",
+        "averaged_model_state",
+        "load_averaged_model_state",
+    }
+    assert {name for name in ours - theirs if not hasattr(lookaround.averaging, name)} == set()
 
 
 def test_the_guide_is_short_where_it_matters_and_says_where_nothing_is_known():
@@ -150,7 +170,8 @@ def test_the_guide_is_short_where_it_matters_and_says_where_nothing_is_known():
     assert set(anchors) <= headings
 
 
-def test_relative_links_of_the_guide_lead_somewhere():
-    page = FENCE.sub("", (ROOT / "docs/choosing.md").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("name", ["choosing", "migrating"])
+def test_relative_links_of_the_guides_lead_somewhere(name):
+    page = FENCE.sub("", (ROOT / f"docs/{name}.md").read_text(encoding="utf-8"))
     for target in re.findall(r"\]\((?!#|http)(.*?)(?:#.*?)?\)", page):
         assert (ROOT / "docs" / target).exists(), target
