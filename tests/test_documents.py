@@ -123,14 +123,10 @@ def test_the_readmes_average_exports_what_it_evaluates(world):
     assert all(torch.equal(v, training[k]) for k, v in world["model"].state_dict().items())
 
 
-def test_every_block_of_the_readme_is_run_by_a_test():
-    assert len(README) == 2
-
-
-@pytest.mark.parametrize("code", CHOOSING + MIGRATING, ids=lambda code: code.splitlines()[0][:60])
+@pytest.mark.parametrize("code", README + CHOOSING + MIGRATING, ids=lambda code: code.splitlines()[0][:60])
 @pytest.mark.filterwarnings("ignore:the SWAD window never opened")
 @pytest.mark.filterwarnings("ignore:Profile.*cannot be made of the")
-def test_every_block_of_the_guides_runs(code, world):
+def test_every_block_runs(code, world):
     run(code, world)
     assert all(math.isfinite(loss) for loss in world.seen)
     average = world.get("average") or world.get("swad")
