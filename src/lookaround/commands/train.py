@@ -84,6 +84,7 @@ def parse_train(words: Sequence[str]) -> Words:
         SystemExit: after ``--help``.
 
     Example:
+        >>> from lookaround.commands.train import parse_train
         >>> typed = parse_train(["--data", "cifar10", "--methods", "sgd:lr=0.05", "--seeds", "0", "1"])
         >>> typed.plan.config.model, typed.plan.seeds, typed.plan.methods[0].label
         ('resnet18', (0, 1), 'sgd:lr=0.05')

@@ -140,6 +140,7 @@ def find(name: str) -> Entry:
         ValueError: for an unknown name, or parts that do not go together in this order.
 
     Example:
+        >>> from lookaround.methods import find
         >>> find("lookaround+sam").gradients, find("lookahead+ema").summary
         (2, 'lookahead + ema')
     """
