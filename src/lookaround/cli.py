@@ -70,6 +70,18 @@ def _train(words: Sequence[str]) -> None:
     train(words)
 
 
+def _methods(words: Sequence[str]) -> None:
+    from lookaround.commands.methods import methods
+
+    methods(words)
+
+
+def _status(words: Sequence[str]) -> None:
+    from lookaround.commands.status import status
+
+    status(words)
+
+
 def _landscape(words: Sequence[str]) -> None:
     from lookaround.commands.landscape import landscape
 
@@ -109,7 +121,9 @@ class Command:
 
 
 COMMANDS = {
-    "train": Command("train and compare methods on images, at equal budget", _train, "--resume"),
+    "train": Command("train and compare methods on a task, at equal budget", _train, "--resume"),
+    "methods": Command("list the methods and their settings", _methods),
+    "status": Command("say which runs of an experiment are finished", _status),
     "soup": Command("average finished models' weights into one file", _soup),
     "landscape": Command("draw loss and accuracy on planes, lines and inside rounds", _landscape),
     "theory": Command("draw the papers' figures on quadratics; advise k, alpha and d for a run", _theory),

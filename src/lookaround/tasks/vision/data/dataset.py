@@ -122,14 +122,21 @@ class ImageData:
         count = fraction_or_count
         if isinstance(fraction_or_count, float):
             if not 0 < fraction_or_count < 1:
-                raise ValueError(f"hold_out takes a fraction in (0, 1) or an int count, got {fraction_or_count}")
+                raise ValueError(
+                    f"the part to hold out must lie between 0 and 1, or be a count, got {fraction_or_count}"
+                )
             count = round(fraction_or_count * total)
-        _check_count(f"validation images out of {self.name}'s training images", int(count), total - 1)
+        _check_count(f"holding out a part of {self.name}'s {total} training images", int(count), total - 1)
         order = class_order(self.train_labels, seed, proportional=True)
         held, kept = order[: int(count)].sort().values, order[int(count) :].sort().values
         rest = replace(self, train_images=self.train_images[kept], train_labels=self.train_labels[kept])
         mean, std = channel_statistics(rest.train_images)
         return replace(rest, mean=mean, std=std), self.train_images[held], self.train_labels[held]
+
+    def to(self, device: torch.device | str) -> ImageData:
+        """The same data with its tensors on a device."""
+        parts = ("train_images", "train_labels", "test_images", "test_labels")
+        return replace(self, **{part: getattr(self, part).to(device) for part in parts})
 
     def normalize(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """``(images / 255 - mean) / std`` per channel, on the images' own device.

@@ -5,44 +5,64 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
 from lookaround.averaging import LogitEnsemble, greedy_soup, uniform_soup
-from lookaround.experiment.evaluation import Predict
-from lookaround.experiment.methods.base import Method, Setting
-from lookaround.experiment.methods.norms import reestimate, reestimated
-from lookaround.experiment.methods.trajectory import Branches
+from lookaround.methods.base import Method, Setup
+from lookaround.methods.norms import reestimate, reestimated
+from lookaround.methods.settings import Averaging, Help, Wrapping
+from lookaround.methods.trajectory import Branches
 from lookaround.optim import Lookaround
+from lookaround.tasks.base import Predict
 
 Weights = dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemberSettings(Wrapping):
+    """Settings of ensembles of members."""
+
+    branches: Annotated[int | None, Help("number of members, and copies of a minibatch; none: the task's", least=1)] = (
+        None
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoupSettings(MemberSettings, Averaging):
+    """Settings of soups of members."""
+
+    start: Annotated[
+        float, Help("part of the run in which the members are one model, trained on every copy", least=0, most=1)
+    ] = 0.5
 
 
 class Members(Branches):
     """Branches of Lookaround that are never averaged.
 
     Args:
-        setting: what to train.
+        setup: what to train.
         inner: the members' optimizer.
         start: the part of the run in which one model takes a step on every copy, before the members part.
     """
 
-    def __init__(self, setting: Setting, inner: torch.optim.Optimizer, start: float = 0.0) -> None:
-        passes = setting.config.epochs * setting.batches.per_epoch
+    def __init__(self, setup: Setup, inner: torch.optim.Optimizer, start: float = 0.0) -> None:
         # Passes before the start count for no round, and a round longer than the run never ends.
         branches = Lookaround(
             inner,
-            branches=setting.config.branches,
-            k=passes + 1,
-            model=setting.model,
-            start=round(start * passes),
+            branches=setup.batches.branches,
+            k=setup.total + 1,
+            model=setup.model,
+            start=round(start * setup.total),
         )
-        super().__init__(setting, branches)
+        super().__init__(setup, branches)
 
     def weights(self) -> list[Weights]:
         """A copy of each member's weights and buffers; the members go on from where they are."""
-        model = self.setting.model
+        model = self.setup.model
         return [_copied(model.state_dict()) for _ in self.optimizer.around()]
 
 
@@ -57,16 +77,16 @@ class Ensemble(Method):
 class MemberEnsemble(Ensemble, Members):
     """The mean of the members' logits. They start from the same weights; the model is left with member 0's."""
 
-    def __init__(self, setting: Setting, inner: torch.optim.Optimizer) -> None:
-        super().__init__(setting, inner)
-        self.forward_passes = setting.config.branches
+    def __init__(self, setup: Setup, inner: torch.optim.Optimizer) -> None:
+        super().__init__(setup, inner)
+        self.forward_passes = setup.batches.branches
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
         yield
 
     def members(self) -> Sequence[nn.Module]:
-        return [copied_model(self.setting.model, weights) for weights in self.weights()]
+        return [copied_model(self.setup.model, weights) for weights in self.weights()]
 
     def finish(self) -> None:
         """Member 0 is in the model between minibatches."""
@@ -75,8 +95,8 @@ class MemberEnsemble(Ensemble, Members):
 class UniformSoup(Members):
     """The mean of all members, which part from a common training phase."""
 
-    def __init__(self, setting: Setting, inner: torch.optim.Optimizer) -> None:
-        super().__init__(setting, inner, setting.config.soup_start)
+    def __init__(self, setup: Setup, settings: SoupSettings, inner: torch.optim.Optimizer) -> None:
+        super().__init__(setup, inner, settings.start)
         self._finished = False
 
     @contextmanager
@@ -84,17 +104,17 @@ class UniformSoup(Members):
         if self._finished:
             yield
             return
-        with shown(self.setting.model, self._with_statistics(self.weights())), reestimated(self.setting):
+        with shown(self.setup.model, self._with_statistics(self.weights())), reestimated(self.setup):
             yield
 
     def finish(self) -> None:
-        self.setting.model.load_state_dict(self._with_statistics(self.weights()))
-        reestimate(self.setting)
+        self.setup.model.load_state_dict(self._with_statistics(self.weights()))
+        reestimate(self.setup)
         self._finished = True
 
     def _with_statistics(self, members: list[Weights]) -> Weights:
         soup = self.cook(members)
-        if self.setting.config.norm_stats == "copy":
+        if self.setup.norm_stats == "copy":
             soup |= {name: value for name, value in members[0].items() if "running_" in name}
         return soup
 
@@ -104,17 +124,19 @@ class UniformSoup(Members):
 
 
 class GreedySoup(UniformSoup):
-    """Members from the best to the worst, kept if the soup is then no worse on held-out training images."""
+    """Members from the best to the worst, kept if the soup is then no worse on held-out data."""
 
     def cook(self, members: list[Weights]) -> Weights:
         return greedy_soup(members, self._score).weights
 
     def _score(self, weights: Weights) -> float:
-        model = self.setting.model
-        with shown(model, weights), reestimated(self.setting):
+        model = self.setup.model
+        with shown(model, weights), reestimated(self.setup):
             model.eval()
             try:
-                return self.setting.validate(model).top1
+                leading = self.setup.metrics[0]
+                score = self.setup.validate(model)[leading.name]
+                return -score if leading.lower else score
             finally:
                 model.train()
 

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 
 from lookaround.averaging import SnapshotCollector
-from lookaround.experiment.batches import Minibatch
-from lookaround.experiment.methods.base import Setting
-from lookaround.experiment.methods.members import Ensemble
-from lookaround.experiment.methods.trajectory import Trajectory
+from lookaround.methods.base import Setup
+from lookaround.methods.members import Ensemble
+from lookaround.methods.settings import Help, Wrapping
+from lookaround.methods.trajectory import Trajectory
+from lookaround.tasks.base import Minibatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class SnapshotSettings(Wrapping):
+    """Settings of snapshot-ensemble."""
+
+    cycles: Annotated[int, Help("cosine cycles, and so members", least=1)] = 4
 
 
 class Snapshots(Ensemble, Trajectory):
@@ -24,30 +33,29 @@ class Snapshots(Ensemble, Trajectory):
     first cycle's end, the only member is the model as it is.
 
     Args:
-        setting: what to train.
+        setup: what to train.
+        settings: number of cycles.
         optimizer: over the model's parameters; its learning rates are the peaks of the cycles.
 
     Raises:
         ValueError: for a run of fewer minibatches than cycles.
     """
 
-    def __init__(self, setting: Setting, optimizer: torch.optim.Optimizer) -> None:
-        super().__init__(setting, optimizer)
-        self.forward_passes = setting.config.snapshots
-        self._total = setting.config.epochs * setting.batches.per_epoch
-        if self._total < setting.config.snapshots:
-            raise ValueError(
-                f"snapshots must be at most the run's {self._total} minibatches, got {self.forward_passes}"
-            )
+    def __init__(self, setup: Setup, settings: SnapshotSettings, optimizer: torch.optim.Optimizer) -> None:
+        super().__init__(setup, optimizer)
+        self.forward_passes = settings.cycles
+        self._total = setup.total
+        if self._total < settings.cycles:
+            raise ValueError(f"cycles must be at most the run's {self._total} minibatches, got {settings.cycles}")
         # Stepped in fractions of a cycle, so that the last cycle ends with the run whatever its length.
         self.scheduler = CosineAnnealingWarmRestarts(optimizer, T_0=1)
-        self.collector = SnapshotCollector(setting.model, self.scheduler)
+        self.collector = SnapshotCollector(setup.model, self.scheduler)
 
-    def learning_rate_factor(self, minibatch: int, minibatches_per_epoch: int) -> float:
+    def learning_rate_factor(self, position: int) -> float:
         """The warm-up alone, which the cycle's learning rate is multiplied by."""
         length = self._total / self.forward_passes
-        warmup = min(self.setting.config.warmup_epochs * minibatches_per_epoch, length / 2)
-        return min(1.0, (minibatch % length + 1) / max(1, round(warmup)))
+        warmup = min(self.setup.schedule.warmup, length / 2)
+        return min(1.0, (position % length + 1) / max(1, round(warmup)))
 
     def scale_learning_rate(self, factor: float) -> None:
         for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_last_lr(), strict=True):
@@ -61,7 +69,7 @@ class Snapshots(Ensemble, Trajectory):
 
     def members(self) -> Sequence[nn.Module]:
         if not len(self.collector):
-            return [self.setting.model]
+            return [self.setup.model]
         return list(self.collector.ensemble().members)
 
     def state_dict(self) -> dict[str, Any]:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lookaround.averaging import RunningAverage, uniform
-from lookaround.experiment.batches import Minibatch
-from lookaround.experiment.methods.base import Method, Setting
-from lookaround.experiment.methods.members import Ensemble, MemberEnsemble, copied_model
-from lookaround.experiment.methods.norms import buffer_policy, reestimate
-from lookaround.experiment.methods.swa import late_part
+from lookaround.methods.base import Method, Setup
+from lookaround.methods.members import Ensemble, MemberEnsemble, MemberSettings, copied_model
+from lookaround.methods.norms import buffer_policy, reestimate
+from lookaround.methods.swa import Swa, late_part
+from lookaround.tasks.base import Minibatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class AveragedMemberSettings(Swa, MemberSettings):
+    """Settings of logit-ensemble+swa."""
 
 
 class AveragedMembers(MemberEnsemble):
@@ -26,25 +31,23 @@ class AveragedMembers(MemberEnsemble):
     are the models as they are; at the end the model is left with member 0's average.
 
     Args:
-        setting: what to train.
+        setup: what to train.
+        settings: of the late part.
         inner: the members' optimizer.
 
     Raises:
         ValueError: for a cycle longer than the late part.
     """
 
-    def __init__(self, setting: Setting, inner: torch.optim.Optimizer) -> None:
-        super().__init__(setting, inner)
-        self.start, _, self.cycle = late_part(setting)
-        buffers = buffer_policy(setting)
-        self.averages = [
-            RunningAverage(setting.model, uniform(), buffers=buffers) for _ in range(setting.config.branches)
-        ]
+    def __init__(self, setup: Setup, settings: AveragedMemberSettings, inner: torch.optim.Optimizer) -> None:
+        super().__init__(setup, inner)
+        self.rate = settings.swa_lr
+        self.start, _, self.cycle = late_part(setup, settings)
+        buffers = buffer_policy(setup)
+        self.averages = [RunningAverage(setup.model, uniform(), buffers=buffers) for _ in range(self.forward_passes)]
 
-    def learning_rate_factor(self, minibatch: int, minibatches_per_epoch: int) -> float:
-        if minibatch >= self.start:
-            return self.setting.config.swa_lr
-        return super().learning_rate_factor(minibatch, minibatches_per_epoch)
+    def learning_rate_factor(self, position: int) -> float:
+        return self.rate if position >= self.start else super().learning_rate_factor(position)
 
     def train_minibatch(self, minibatch: Minibatch) -> Tensor:
         losses = super().train_minibatch(minibatch)
@@ -60,14 +63,14 @@ class AveragedMembers(MemberEnsemble):
         return [self._member(average) for average in self.averages]
 
     def _member(self, average: RunningAverage) -> nn.Module:
-        member = copy.deepcopy(self.setting.model)
+        member = copy.deepcopy(self.setup.model)
         average.copy_to(member)
-        reestimate(replace(self.setting, model=member))
+        reestimate(replace(self.setup, model=member))
         return member.eval()
 
     def finish(self) -> None:
-        self.averages[0].copy_to(self.setting.model)
-        reestimate(self.setting)
+        self.averages[0].copy_to(self.setup.model)
+        reestimate(self.setup)
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "averages": [average.state_dict() for average in self.averages]}
@@ -84,25 +87,24 @@ class JoinedEnsemble(Ensemble):
     The two share the budget: minibatches go to the one and to the others in turn. The model is left with the first's weights.
 
     Args:
-        setting: what to train.
+        setup: what to train.
         single: makes the method of one network.
         others: makes the ensemble, which trains a network of its own from the same initial weights.
     """
 
     def __init__(
-        self, setting: Setting, single: Callable[[Setting], Method], others: Callable[[Setting], MemberEnsemble]
+        self, setup: Setup, single: Callable[[Setup], Method], others: Callable[[Setup], MemberEnsemble]
     ) -> None:
-        super().__init__(setting)
-        self.other_model = copy.deepcopy(setting.model)
-        self.single: Method = single(setting)
-        self.others: MemberEnsemble = others(replace(setting, model=self.other_model))
+        super().__init__(setup)
+        self.other_model = copy.deepcopy(setup.model)
+        self.single: Method = single(setup)
+        self.others: MemberEnsemble = others(replace(setup, model=self.other_model))
+        self.others.cost = self.single.cost = self.cost
         self.forward_passes = self.single.forward_passes + self.others.forward_passes
 
     def train_minibatch(self, minibatch: Minibatch) -> Tensor:
         turn = (self.single, self.others)[minibatch.position % 2]
-        losses = turn.train_minibatch(minibatch)
-        self.gradient_evaluations = self.single.gradient_evaluations + self.others.gradient_evaluations
-        return losses
+        return turn.train_minibatch(minibatch)
 
     def scale_learning_rate(self, factor: float) -> None:
         self.single.scale_learning_rate(factor)
@@ -110,7 +112,7 @@ class JoinedEnsemble(Ensemble):
 
     def members(self) -> Sequence[nn.Module]:
         with self.single.averaged():
-            first = copied_model(self.setting.model, self.setting.model.state_dict())
+            first = copied_model(self.setup.model, self.setup.model.state_dict())
         return [first, *self.others.members()]
 
     @contextmanager
@@ -130,4 +132,3 @@ class JoinedEnsemble(Ensemble):
         self.other_model.load_state_dict(state["other_model"])
         self.single.load_state_dict(state["single"])
         self.others.load_state_dict(state["others"])
-        self.gradient_evaluations = self.single.gradient_evaluations + self.others.gradient_evaluations
