@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lookaround.tasks.base import Copies
@@ -28,7 +28,7 @@ class LanguageConfig:
         ValueError: --window must be at least 1, got 0
     """
 
-    root: str | None = None
+    root: str | None = field(default=None, metadata={"affects": False})
     """Folder of UTF-8 text: train.txt, valid.txt and test.txt, or Penn Treebank's ptb.train.txt …; without a training
     text, what there is is split anew."""
     ending: str | None = None
@@ -78,7 +78,7 @@ class LanguageConfig:
     """Probability of a blank."""
     bpe_dropout: float = 0.1
     """Probability that a merge of subwords is left out."""
-    eval_rows: int = 16
+    eval_rows: int = field(default=16, metadata={"affects": False})
     """Texts or windows side by side in an evaluation; the LSTM reads each text without a past."""
 
     def __post_init__(self) -> None:
@@ -122,6 +122,23 @@ class LanguageConfig:
     def suits(self) -> dict[str, Any]:
         """What suits the task among the experiment's own options."""
         return {"epochs": 10}
+
+
+def preset(network: str | None) -> LanguageConfig:
+    """The configuration that suits a network, for `dataclasses.replace` to change.
+
+    Raises:
+        ValueError: for an unknown network.
+
+    Example:
+        >>> preset("transformer").clip
+        1.0
+    """
+    if network in (None, "lstm"):
+        return LanguageConfig()
+    if network == "transformer":
+        return LanguageConfig(network="transformer", window=64, clip=1.0)
+    raise ValueError(f"--network takes lstm or transformer, got {network!r}")
 
 
 _RANGES: dict[str, tuple[float, float | None]] = {

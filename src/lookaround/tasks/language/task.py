@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lookaround.tasks.base import Batch, Defaults, Metric, Predict, Split, Task
+from lookaround.tasks.checks import affecting
 from lookaround.tasks.language.config import LanguageConfig
 from lookaround.tasks.language.corpus import Corpus, load_corpus
 from lookaround.tasks.language.files import save_language
@@ -43,8 +44,6 @@ _DEFAULTS = {
         "adamw", 20, {"adamw": {"lr": 2e-3, "weight_decay": 1e-2}, "sgd": {"lr": 0.5, "momentum": 0.9}}, _SCHEDULE
     ),
 }
-# What decides the arithmetic of an evaluation but not what its numbers mean, or where things lie.
-_NOT_IDENTITY = ("root", "eval_rows")
 
 
 class LanguageTask(Task):
@@ -92,7 +91,7 @@ class LanguageTask(Task):
         return task
 
     def identity(self) -> dict[str, Any]:
-        settings = {name: value for name, value in asdict(self.config).items() if name not in _NOT_IDENTITY}
+        settings = affecting(self.config)
         held_out = 0 if self.held_out is None else len(self.held_out.lines)
         return {"task": "language", **settings, "held_out_lines": held_out, "digest": self.corpus.digest}
 

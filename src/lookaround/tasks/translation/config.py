@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from lookaround.tasks.base import Copies
@@ -28,7 +28,7 @@ class TranslationConfig:
         ValueError: --beam must be at least 1, got 0
     """
 
-    root: str | None = None
+    root: str | None = field(default=None, metadata={"affects": False})
     """Folder of UTF-8 files, pairs line by line: train.SOURCE and train.TARGET, valid (or val) and test (or test_…)."""
     source: str | None = None
     """Ending of the files to translate, such as en."""
@@ -69,7 +69,7 @@ class TranslationConfig:
     """Of the search: a hypothesis scores its log-probability over ((5 + length) / 6) to this power."""
     bleu_tokens: str = "13a"
     """sacrebleu's tokenizer for BLEU; none for text that is tokenized already."""
-    eval_batch: int = 4000
+    eval_batch: int = field(default=4000, metadata={"affects": False})
     """Subwords of a minibatch in an evaluation."""
 
     def __post_init__(self) -> None:

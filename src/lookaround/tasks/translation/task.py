@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lookaround.tasks.base import Batch, Defaults, Metric, Predict, Split, Task
+from lookaround.tasks.checks import affecting
 from lookaround.tasks.streams import stream_seed
 from lookaround.tasks.text import TextError
 from lookaround.tasks.translation.batches import IGNORED, PairBatches, readings
@@ -35,8 +36,6 @@ _DEFAULTS = Defaults(
     {"adamw": {"lr": 2e-3, "betas": (0.9, 0.98), "weight_decay": 1e-2}, "sgd": {"lr": 0.5, "momentum": 0.9}},
     {"schedule": "inverse-sqrt", "warmup": 1.0},
 )
-# What decides the arithmetic of an evaluation but not what its numbers mean, or where things lie.
-_NOT_IDENTITY = ("root", "eval_batch")
 
 
 class TranslationTask(Task):
@@ -83,7 +82,7 @@ class TranslationTask(Task):
         return cls(config, bitext, device)
 
     def identity(self) -> dict[str, Any]:
-        settings = {name: value for name, value in asdict(self.config).items() if name not in _NOT_IDENTITY}
+        settings = affecting(self.config)
         held_out = 0 if self.held_out is None else len(self.held_out)
         return {"task": "translation", **settings, "held_out_pairs": held_out, "digest": self.bitext.digest}
 
