@@ -179,7 +179,7 @@ def train_translation(options: argparse.Namespace, seed: int) -> str:
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     model.eval()
-    tests = [encoding.ids + [END] for encoding in tokenizer.encode_batch(texts["test_2016_flickr"][0])]
+    tests = [[*encoding.ids, END] for encoding in tokenizer.encode_batch(texts["test_2016_flickr"][0])]
     found = [tokenizer.decode(greedy(model, tests[i : i + 1])).strip() for i in range(len(tests))]
     bleu = sacrebleu.corpus_bleu(found, [texts["test_2016_flickr"][1]], tokenize="none", force=True)
     return f"BLEU {bleu.score:.2f}"
