@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lookaround.tasks.text import Subwords, Text, TextError, Words, count_words, find_part, read_text, train_subwords
@@ -109,6 +109,7 @@ def test_a_word_never_seen_is_unknown_only_if_the_unknown_word_was_trained() -> 
 
 
 @settings(deadline=None, max_examples=200)
+@example(line="</s>")
 @given(line=st.text(st.characters(blacklist_characters="\n", blacklist_categories=["Cs"]), max_size=30))
 def test_any_text_comes_back_from_its_subwords_but_for_a_space_before_it(subwords: Subwords, line: str) -> None:
     for numbers in (*subwords.encode([line]), *subwords.drop([line], 0.5, 0)):

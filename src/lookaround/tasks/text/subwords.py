@@ -46,6 +46,7 @@ class Subwords:
             self._tokenizer: Tokenizer = library.Tokenizer.from_str(description)
         except Exception as error:  # the library raises bare Exception
             raise TextError(f"this is no tokenizer of subwords: {error}") from error
+        self._tokenizer.encode_special_tokens = True  # a text that says </s> does not end there
         self.description = description
 
     def __len__(self) -> int:
