@@ -130,8 +130,10 @@ class Plan:
     @property
     def held_out(self) -> float | None:
         """The part of the training data that is set aside, if any."""
+        if self.budget.hold_out is not None:
+            return self.budget.hold_out
         asked = self.budget.score == "held-out" or any(spec.entry.held_out for spec in self.methods)
-        return self.budget.hold_out or (HOLD_OUT if asked else None)
+        return HOLD_OUT if asked else None
 
     def extended(self, methods: tuple[Spec, ...], seeds: tuple[int, ...]) -> Plan:
         """With more methods and seeds.

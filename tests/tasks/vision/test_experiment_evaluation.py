@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lookaround.experiment.evaluation import Scores, evaluate
+from lookaround.tasks.vision.evaluation import Scores, evaluate
 
 # Six classes, four images; image i has logit 1 for the classes listed, by rank.
 LOGITS = torch.tensor(
@@ -34,12 +34,16 @@ def test_scores_by_hand():
     assert scores(4).top1 == 50
     assert scores(4).top5 == 75
     assert scores(4).nll == pytest.approx(nll, rel=1e-6)
+    # All four confidences are above 14/15 and share a bin; two of the predictions are right.
+    alike, fourth = math.exp(9 - partition), math.exp(7) / (5 + math.exp(7))
+    assert scores(4).ece == pytest.approx(100 * abs(3 * alike + fourth - 2) / 4, rel=1e-6)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
 def test_a_short_last_batch_counts_by_its_images(batch_size):
     assert scores(batch_size).top1 == scores(4).top1
     assert scores(batch_size).top5 == scores(4).top5
+    assert scores(batch_size).ece == pytest.approx(scores(4).ece, rel=1e-6)
     assert scores(batch_size).nll == pytest.approx(scores(4).nll, rel=1e-6)
 
 

@@ -10,45 +10,45 @@ import torch
 from torch import nn
 
 from lookaround.averaging import update_norm_stats
-from lookaround.experiment.methods.norms import reestimate, reestimated
+from lookaround.methods.norms import reestimate, reestimated
 
 
 def statistics(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in model.named_buffers() if "running_" in name}
 
 
-def precisions(setting: Any, action: Any) -> set[torch.dtype]:
+def precisions(setup: Any, action: Any) -> set[torch.dtype]:
     """Of what the norm layers see meanwhile."""
     seen = set()
-    layers = [layer for layer in setting.model.modules() if isinstance(layer, nn.BatchNorm2d)]
+    layers = [layer for layer in setup.model.modules() if isinstance(layer, nn.BatchNorm2d)]
     hooks = [layer.register_forward_pre_hook(lambda _, args: seen.add(args[0].dtype)) for layer in layers]
-    action(setting)
+    action(setup)
     for hook in hooks:
         hook.remove()
     return seen
 
 
-def within(setting: Any) -> None:
-    with reestimated(setting):
+def within(setup: Any) -> None:
+    with reestimated(setup):
         pass
 
 
 @pytest.mark.parametrize(("amp", "expected"), [(False, torch.float32), (True, torch.bfloat16)])
 @pytest.mark.parametrize("action", [reestimate, within])
 def test_the_pass_runs_in_the_precision_of_training(start: Any, action: Any, amp: bool, expected: torch.dtype) -> None:
-    setting = start("sgd", amp=amp, norm_stats="reestimate").method.setting
-    assert precisions(setting, action) == {expected}
+    setup = start("ema:norm_stats=reestimate", amp=amp).method.setup
+    assert precisions(setup, action) == {expected}
     assert not torch.is_autocast_enabled("cpu")
 
 
 @pytest.mark.parametrize("amp", [False, True])
 def test_the_statistics_are_those_of_the_training_minibatches(start: Any, amp: bool) -> None:
-    setting = start("sgd", amp=amp, norm_stats="reestimate").method.setting
-    batches, plain = setting.batches, copy.deepcopy(setting.model)
+    setup = start("ema:norm_stats=reestimate", amp=amp).method.setup
+    batches, plain = setup.batches, copy.deepcopy(setup.model)
     with torch.autocast("cpu", torch.bfloat16, enabled=amp):
-        update_norm_stats(plain, [m.copy(j) for m, j in zip(batches.epoch(0), (0, 1, 2, 0), strict=True)])
-    reestimate(setting)
-    found, expected = statistics(setting.model), statistics(plain)
+        update_norm_stats(plain, [batches.copy(m, j).inputs for m, j in enumerate((0, 1, 2, 0))])
+    reestimate(setup)
+    found, expected = statistics(setup.model), statistics(plain)
     assert found
     assert all(torch.equal(value, expected[name]) for name, value in found.items())
     assert all(value.dtype == torch.float32 for value in found.values())
@@ -56,5 +56,5 @@ def test_the_statistics_are_those_of_the_training_minibatches(start: Any, amp: b
 
 @pytest.mark.parametrize("choice", ["average", "copy"])
 def test_nothing_is_re_estimated_unless_it_is_asked_for(start: Any, choice: str) -> None:
-    setting = start("sgd", amp=True, norm_stats=choice).method.setting
-    assert precisions(setting, reestimate) == set()
+    setup = start(f"ema:norm_stats={choice}", amp=True).method.setup
+    assert precisions(setup, reestimate) == set()

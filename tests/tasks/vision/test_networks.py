@@ -4,8 +4,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lookaround.experiment import UsageError, load_network
-from lookaround.experiment.networks import Architecture, save_network
+from lookaround.errors import UsageError
+from lookaround.tasks.vision import load_network
+from lookaround.tasks.vision.networks import Architecture, save_network
 
 
 @pytest.fixture
