@@ -82,6 +82,18 @@ def _status(words: Sequence[str]) -> None:
     status(words)
 
 
+def _recipes(words: Sequence[str]) -> None:
+    from lookaround.commands.recipes import recipes
+
+    recipes(words)
+
+
+def _run_recipe(words: Sequence[str]) -> None:
+    from lookaround.commands.recipes import run
+
+    run(words)
+
+
 def _landscape(words: Sequence[str]) -> None:
     from lookaround.commands.landscape import landscape
 
@@ -124,6 +136,8 @@ COMMANDS = {
     "train": Command("train and compare methods on a task, at equal budget", _train, "--resume"),
     "methods": Command("list the methods and their settings", _methods),
     "status": Command("say which runs of an experiment are finished", _status),
+    "recipes": Command("list the papers' tables and figures, or show one whole", _recipes),
+    "run": Command("compute a table or figure of a paper, and compare", _run_recipe, "--resume"),
     "soup": Command("average finished models' weights into one file", _soup),
     "landscape": Command("draw loss and accuracy on planes, lines and inside rounds", _landscape),
     "theory": Command("draw the papers' figures on quadratics; advise k, alpha and d for a run", _theory),

@@ -75,7 +75,7 @@ def head_of(model: nn.Module) -> str:
     Raises:
         ValueError: for a network that has none.
     """
-    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    linear: list[str] = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not linear:
         raise ValueError("this network has no linear layer to replace, so it cannot be fine-tuned; choose another")
     return linear[-1]
