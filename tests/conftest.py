@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from reference.experiments import digits, display, start  # noqa: F401  # fixtures
+from reference.tiny_experiment import digits, display, start  # noqa: F401  # fixtures
 
 
 class Allocations(TorchDispatchMode):

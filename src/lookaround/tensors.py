@@ -9,7 +9,7 @@ of reals and DTensors as their local shards, since averaging is element by eleme
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import attrgetter
 
@@ -242,6 +242,23 @@ def _towards(phi: list[Tensor], mean: list[Tensor], alpha: float, write_back: bo
         return list(torch._foreach_lerp(phi, mean, alpha))
     torch._foreach_lerp_(phi, mean, alpha)
     return phi
+
+
+@torch.no_grad()
+def weighted_sum(values: Iterable[Tensor], weights: Sequence[float]) -> Tensor:
+    """Σ w_i v_i of tensors of one shape, in the dtype of the averages; formed in double precision, one value after another.
+
+    >>> weighted_sum([torch.tensor([1.0]), torch.tensor([3.0])], [2.0, -1.0])
+    tensor([-1.])
+    """
+    total, dtype = None, torch.float32
+    for value, weight in zip(values, weights, strict=True):
+        dtype = wide_dtype(value.dtype)
+        wide = value.to(torch.complex128 if value.is_complex() else torch.float64)
+        total = wide * weight if total is None else total.add_(wide, alpha=weight)
+    if total is None:
+        raise ValueError("a sum needs at least one value")
+    return total.to(dtype)
 
 
 def all_finite(tensors: Tensors) -> bool:

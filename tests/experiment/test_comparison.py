@@ -16,7 +16,7 @@ from lookaround.experiment.records import read_records
 from lookaround.experiment.running import device_named
 from lookaround.experiment.training import Training
 from lookaround.methods import Spec
-from reference.experiments import a_plan
+from reference.tiny_experiment import a_plan
 
 BATCH = "batch=15"
 SGD, LOOKAROUND = f"sgd:{BATCH}", f"lookaround:k=3,{BATCH}"
@@ -108,6 +108,7 @@ def test_a_run_that_diverges_is_a_row_and_the_others_go_on(tmp_path, display):
     assert contents(tmp_path) == files
 
 
+@pytest.mark.filterwarnings("ignore:branch . of 3 has weights that are infinite or NaN")
 @pytest.mark.parametrize("method", ["lookaround:", "lookaround+swa:", "swad:evaluate=1,", "lookaround+sam:rho=1e30,"])
 @pytest.mark.parametrize("lr", ["1e3", "1e5"])
 def test_whatever_is_not_finite_first_it_is_a_row(tmp_path, display, method, lr):
@@ -195,7 +196,7 @@ def test_extended_by_methods_and_seeds_it_is_what_it_would_have_been_at_once(tmp
         ((SGD,), (), "--methods names sgd:batch=15 twice"),
         ((), (0,), "--seeds names 0 twice"),
         (("sgd:lr=0.1,batch=15",), (), "sgd:batch=15 and sgd:lr=0.1,batch=15 are the same on digits"),
-        (("ema:decay=1",), (), "ema: .*decay must be in"),
+        (("ema:decay=1",), (), "ema:decay=1: decay must be in"),
         (("swad",), (), "was begun with other data: what is held out of them differs"),
     ],
 )
@@ -218,7 +219,7 @@ def test_only_an_experiment_can_be_extended(tmp_path, display):
 
 def test_a_setting_that_a_method_refuses_is_noticed_before_the_first_run_begins(tmp_path, display):
     for late, said in (
-        ("ema:decay=1", "ema: .*decay must be in .0, 1., got 1"),
+        ("ema:decay=1", "ema:decay=1,batch=15: decay must be in .0, 1., got 1"),
         ("swa:swa_cycle=1000", "swa_cycle must be at most"),
         ("snapshot-ensemble:cycles=100", "cycles must be at most the run's 8 minibatches, got 100"),
         ("sgd:momentum=-1", "Invalid momentum value"),

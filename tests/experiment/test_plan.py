@@ -9,7 +9,7 @@ from lookaround.experiment import Budget, Machine, Plan
 from lookaround.experiment.plan import difference
 from lookaround.methods import Spec
 from lookaround.tasks.vision import VisionConfig
-from reference.experiments import a_plan
+from reference.tiny_experiment import a_plan
 
 
 @pytest.mark.parametrize(

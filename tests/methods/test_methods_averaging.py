@@ -13,7 +13,7 @@ from lookaround.methods import METHODS, Spec
 from lookaround.tasks.base import Minibatch
 from lookaround.tasks.vision import load_network
 from lookaround.tasks.vision.batches import ImageBatches
-from reference.experiments import a_plan
+from reference.tiny_experiment import a_plan
 
 AVERAGING = [
     "ema",

@@ -1,101 +1,85 @@
-"""A very small experiment on real digits, and a display that keeps what it is told: fixtures for every folder of tests."""
+"""Experiment folders written by hand, as `lookaround train` leaves them."""
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from lookaround.experiment import Budget, Display, Machine, Plan
-from lookaround.experiment.running import Prepared, prepare
-from lookaround.experiment.training import Training
-from lookaround.methods import Spec
-from lookaround.tasks.vision import VisionConfig
-from lookaround.tasks.vision.data import ImageData, load_data
+METRICS = [
+    {"name": "top1", "title": "top-1 %", "lower": False, "digits": 2, "loss": False},
+    {"name": "nll", "title": "NLL", "lower": True, "digits": 4, "loss": True},
+]
+IDENTITY = {"task": "vision", "data": {"name": "digits", "digest": "ab12"}, "copies": "independent", "branches": 3}
 
 
-class Kept(Display):
-    """Keeps what an experiment reports."""
+def write_experiment(
+    path: Path,
+    runs: Mapping[str, Mapping[int, Sequence[float] | None]],
+    *,
+    identity: Mapping[str, Any] = IDENTITY,
+    metrics: Sequence[Mapping[str, Any]] = METRICS,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    budget: int = 3000,
+    plain: float | None = None,
+) -> Path:
+    """An experiment whose runs have these top-1 percentages at their evaluations; None is a run that has not ended.
 
-    def __init__(self) -> None:
-        self.begun = 0
-        self.runs: list[tuple[str, int, int]] = []
-        self.losses: list[float | None] = []
-        self.records: list[dict[str, Any]] = []
-        self.notes: list[str] = []
-        self.closed = False
-
-    def begin(self, runs: int) -> None:
-        self.begun = runs
-
-    def run(self, label: str, done: int, total: int) -> None:
-        self.runs.append((label, done, total))
-
-    def minibatch(self, loss: float | None) -> None:
-        self.losses.append(loss)
-
-    def epoch(self, record: dict[str, Any]) -> None:
-        self.records.append(record)
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def close(self) -> None:
-        self.closed = True
-
-
-def a_plan(*methods: str, seeds: tuple[int, ...] = (0,), **changes: Any) -> Plan:
-    """Two epochs of four minibatches of 15 digits (of 16 for methods that say so), three shared copies each.
-
-    ``changes`` are options by name, wherever in the plan they stand; every method has ``batch=15`` unless it says otherwise.
+    The NLL is a fiftieth of the error. A run of no evaluations diverged. ``plain`` is the top-1 of the weights that are not
+    averaged, at every evaluation.
     """
-    config = VisionConfig(train_images=64, test_images=30, width=4, copies="shared")
-    parts = [config, Budget(epochs=2), Machine(device="cpu", threads=1)]
-    known = [{field.name for field in fields(part)} for part in parts]
-    assert set(changes) <= set().union(*known)
-    parts = [
-        replace(part, **{name: value for name, value in changes.items() if name in names})
-        for part, names in zip(parts, known, strict=True)
-    ]
-    specs = tuple(map(Spec.parse, methods or ("sgd",)))
-    return Plan("vision", parts[0], specs, seeds, parts[1], parts[2])  # type: ignore[arg-type]
+    path.mkdir(parents=True)
+    task = {"name": "vision", "config": {}}
+    plan = {"methods": list(runs), "budget": budget}
+    described = {"task": task, "identity": identity, "metrics": metrics, "options": plan, "environment": {}}
+    (path / "experiment.json").write_text(json.dumps(described))
+    for label, seeds in runs.items():
+        for seed, values in seeds.items():
+            folder = path / label.replace(":", ",").replace("/", "_") / f"seed-{seed}"
+            folder.mkdir(parents=True)
+            evaluations = [
+                _record(i, value, seed, budget, plain, values) for i, value in enumerate(values or (), start=1)
+            ]
+            (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in evaluations))
+            if values is not None:
+                result = _result(label, seed, values, (settings or {}).get(label, {}), budget)
+                (folder / "result.json").write_text(json.dumps(result))
+    return path
 
 
-def in_fifteens(prepared: Prepared) -> Prepared:
-    """The same with minibatches of 15 for all methods that do not choose; the epochs hold whole numbers of them."""
-    task = prepared.task
-    task.defaults = replace(task.defaults, batch=15)
-    usual = task.batches(0, 15, task.branches)
-    epoch = usual.per_epoch * usual.units * task.branches
-    budget = prepared.plan.budget
-    return replace(prepared, budget=budget.budget or budget.epochs * epoch, epochs=float(budget.epochs))
+def _scores(top1: float) -> dict[str, float]:
+    return {"top1": top1, "nll": (100 - top1) / 50}
 
 
-@pytest.fixture
-def display() -> Kept:
-    return Kept()
+def _record(
+    index: int, top1: float, seed: int, budget: int, plain: float | None, values: Sequence[float] | None
+) -> dict[str, Any]:
+    spent = budget * index // len(values or ())
+    record = {
+        "step": index,
+        "epoch": index,
+        "spent": spent,
+        "gradient_evaluations": index,
+        "seconds": index + seed / 10,
+    }
+    extra = {} if plain is None else {"plain": _scores(plain)}
+    return {**record, "train_loss": 1.0, "metrics": _scores(top1), **extra}
 
 
-@pytest.fixture(scope="session")
-def digits() -> ImageData:
-    return load_data("digits").subset(64, 30, 0)
-
-
-@pytest.fixture
-def start(tmp_path: Path, display: Kept) -> Any:
-    """Makes a `Training` of the tiny experiment: method, then options to change, seed and folder.
-
-    The methods beside which it is compared, if any, decide what is held out.
-    """
-
-    def make(
-        method: str, *, seed: int = 0, folder: str = "run", beside: tuple[str, ...] = (), **changes: Any
-    ) -> Training:
-        path = tmp_path / folder
-        path.mkdir(exist_ok=True)
-        plan = a_plan(method, *beside, **changes)
-        return Training(in_fifteens(prepare(plan)), plan.methods[0], seed, path, display)
-
-    return make
+def _result(label: str, seed: int, values: Sequence[float], settings: Mapping[str, Any], budget: int) -> dict[str, Any]:
+    return {
+        "method": label,
+        "settings": {"inner": "sgd", **settings},
+        "seed": seed,
+        "task": "0123456789abcdef",
+        "unit": "samples",
+        "budget": budget,
+        "spent": budget,
+        "gradient_evaluations": 30,
+        "forward_passes": 1,
+        "seconds": 10.0 + seed,
+        "metrics": _scores(values[-1]) if values else None,
+        "split": "test",
+        "diverged": None if values else "the loss is not finite",
+    }

@@ -100,7 +100,7 @@ def advice(words: Sequence[str]) -> None:
     print(
         "that time or of its weights' mean. Theory takes the minimum as quadratic and settled, and branches' noise as"
     )
-    print("independent; here branches share each minibatch.")
+    print("independent; with shared copies, branches share each minibatch.")
 
 
 class _Problem:

@@ -164,7 +164,8 @@ class ExperimentFolder:
 def _changed_part(saved: Mapping[str, Any], prepared: Prepared) -> str:
     was, now = saved.get("identity"), json.loads(json.dumps(prepared.task.identity()))
     parts = [name for name in now if not isinstance(was, dict) or was.get(name) != now[name]]
-    said = "what is held out of them differs" if parts == ["images"] else f"{', '.join(parts)} differ"
+    held_out = isinstance(was, dict) and was.get("images", {}).get("held-out") != now.get("images", {}).get("held-out")
+    said = "what is held out of them differs" if held_out else f"{', '.join(parts)} differ"
     return f"{said}; use what it was begun with, or choose another --out"
 
 
