@@ -114,7 +114,10 @@ def test_an_alpha_that_fades_is_each_averages_own(start):
     fading.train(never)
     expected = [1 - 0.8 * (position / 8) ** 2 for position in range(8) for _ in range(3)]
     assert seen == pytest.approx(expected)
-    still, alike = start("lookahead:k=2,alpha=0.5", folder="still"), start("lookahead:k=2,alpha_end=0.5", folder="alike")
+    still, alike = (
+        start("lookahead:k=2,alpha=0.5", folder="still"),
+        start("lookahead:k=2,alpha_end=0.5", folder="alike"),
+    )
     still.train(never)
     alike.train(never)
     states = still.model.state_dict(), alike.model.state_dict()
