@@ -42,7 +42,10 @@ def test_the_words_of_the_text_tasks_that_cannot_be_used_are_said_in_a_line(
     for words, said in (
         (["--task", "language"], "needs --root"),
         (["--task", "language", "--root", str(tmp_path)], "train.txt is not UTF-8: byte 0xff in line 1"),
-        (["--task", "language", "--network", "gru"], "invalid choice 'gru' for argument '--network'. Expected one of ('lstm', 'transformer')"),
+        (
+            ["--task", "language", "--network", "gru"],
+            "invalid choice 'gru' for argument '--network'",
+        ),
         (["--task", "translation", "--root", str(tmp_path)], "say from what into what"),
         (["--task", "speech"], "unknown task 'speech'; choose one of vision, language, translation"),
     ):

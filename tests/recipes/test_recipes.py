@@ -36,7 +36,7 @@ ISSUED = {
 BATCH = {"vision": "2", "language": "2", "translation": "60"}
 
 
-def stand_in(name: str, root: str | None, *, size: int | None) -> ImageData:
+def stand_in(name: str, root: str | None, *, size: int | None, **how: object) -> ImageData:
     """Eight images to train on and two to test, of as many classes as CIFAR-100 or fewer, and of the size asked for."""
     side, classes = size or 32, 100 if name == "cifar100" else 10
     generator = torch.Generator().manual_seed(0)

@@ -86,6 +86,7 @@ def table_2(network: Literal["resnet50", "resnet152"] = "resnet50") -> Recipe:
         data="folder",
         root="imagenet",
         image_size=224,
+        stream=True,
         model=network,
         branches=1,
         augmentations=("resized-crop+horizontal-flip",),

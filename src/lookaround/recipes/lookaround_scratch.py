@@ -118,6 +118,7 @@ def table_2() -> Recipe:
         data="folder",
         root="imagenet",
         image_size=224,
+        stream=True,
         model="resnet50",
         augmentations=tuple(f"resized-crop+{name}+rotation" for name in _THREE),
     )

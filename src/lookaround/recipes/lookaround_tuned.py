@@ -56,6 +56,7 @@ def _tuned(root: str, model: str, methods: tuple[Spec, ...], augmentations: tupl
         data="folder",
         root=root,
         image_size=224,
+        stream=True,
         model=model,
         init_from=f"torchvision:{model}",
         branches=len(augmentations),

@@ -126,6 +126,7 @@ def figure_5(
         data="folder",
         root="imagenet",
         image_size=224,
+        stream=True,
         model=network,
         init_from=f"torchvision:{network}",
         branches=1,
