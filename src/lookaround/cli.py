@@ -146,6 +146,18 @@ def _status(words: Sequence[str]) -> None:
     status(words)
 
 
+def _recipes(words: Sequence[str]) -> None:
+    from lookaround.commands.recipes import recipes
+
+    recipes(words)
+
+
+def _run_recipe(words: Sequence[str]) -> None:
+    from lookaround.commands.recipes import run
+
+    run(words)
+
+
 def _landscape(words: Sequence[str]) -> None:
     from lookaround.commands.landscape import landscape
 
@@ -195,6 +207,8 @@ COMMANDS = {
     "tune": Command("choose every method's settings with equal effort, then compare", _tune, "--resume"),
     "methods": Command("list the methods and their settings", _methods),
     "status": Command("say which runs of an experiment are finished", _status),
+    "recipes": Command("list the papers' tables and figures, or show one whole", _recipes),
+    "run": Command("compute a table or figure of a paper, and compare", _run_recipe, "--resume"),
     "compare": Command("put experiments on one task side by side, paired by seed", _compare),
     "soup": Command("average finished models' weights into one file", _soup),
     "landscape": Command("draw loss and accuracy on planes, lines and inside rounds", _landscape),
