@@ -12,6 +12,7 @@ pytest.importorskip("matplotlib")
 from PIL import Image
 
 from lookaround.theory import chebyshev_spectrum, convergence_rate, expected_loss, lower_bound, steady_state_loss
+from lookaround.theory.equivalence_figure import lookaround_rate
 from lookaround.theory.figure_files import write_figure
 from lookaround.theory.figures import FIGURES
 from lookaround.theory.progress_figures import lookahead_3, lookahead_11a, lookahead_11b, lookahead_12
@@ -23,6 +24,7 @@ QUICK = FIGURES | {
     "lookahead-11a": partial(lookahead_11a, spectrum=SMALL),
     "lookahead-11b": partial(lookahead_11b, spectrum=SMALL),
     "lookahead-12": partial(lookahead_12, spectrum=SMALL),
+    "lookaround-rate": partial(lookaround_rate, chains=50, passes=200),
     "lookaround-variance": partial(lookaround_variance, chains=3000, confidence=1 - 1e-5),
 }
 
@@ -46,7 +48,9 @@ def test_three_files_of_each_that_open(folder, name):
     with Image.open(folder / f"{name}.png") as image:
         assert image.width > 800
         assert len(image.convert("RGB").getcolors(1 << 24)) > 10
-    assert ElementTree.parse(folder / f"{name}.svg").getroot().tag.endswith("svg")
+    drawing = ElementTree.parse(folder / f"{name}.svg").getroot()
+    assert drawing.tag.endswith("svg")
+    assert len([element for element in drawing.iter() if element.tag.endswith("}text")]) > 10
     assert len(read(folder / f"{name}.csv")) > 20
 
 

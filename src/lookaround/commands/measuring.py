@@ -17,10 +17,10 @@ from torch import nn
 from lookaround.commands.images import DataOptions, batches, experiment_of, load_images, part
 from lookaround.commands.parsing import usage_errors
 from lookaround.commands.runs import Run, network_of
-from lookaround.data import ImageData
 from lookaround.experiment import InterruptedRunError, UsageError
 from lookaround.experiment.comparison import cpu_threads
 from lookaround.landscape import Geometry, Grid, evaluate_grid
+from lookaround.tasks.vision.data import ImageData
 
 Report = Callable[[int, int], None]
 
@@ -82,12 +82,12 @@ def measure(
         InterruptedRunError: after Ctrl-C; the finished points are kept.
     """
     model, architecture = network_of(runs)
-    config = experiment_of(runs, options)
+    plan = experiment_of(runs, options)
     options.out.mkdir(parents=True, exist_ok=True)
     store = options.out / f"{name}.points"
     done = [0, math.prod((len(xs), len(ys) or 1))]
-    with cpu_threads(options.threads or config.threads), usage_errors(), _bar(name) as show:
-        data = load_images(config, architecture)
+    with cpu_threads(options.threads or plan.machine.threads), usage_errors(), _bar(name) as show:
+        data = load_images(plan, architecture).data
         network: nn.Module = model.to(data.train_images.device)
 
         def report(finished: int, total: int) -> None:
