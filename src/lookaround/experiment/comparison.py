@@ -82,8 +82,8 @@ def train(
         changed = folder.create(prepared)
         if wanted != plan:
             folder.extend(wanted)
-        if changed:
-            display.note(f"{out}: {changed}")
+        for note in [*prepared.task.notes, *([f"{out}: {changed}"] if changed else [])]:
+            display.note(note)
         _train_all(folder, prepared, display, stop)
         return report(folder, prepared)
 
