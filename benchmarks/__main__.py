@@ -3,7 +3,15 @@
 import importlib
 import sys
 
-NAMES = ("lookahead_average", "lookaround_step", "running_average", "soup", "sharded_soup", "landscape")
+NAMES = (
+    "lookahead_average",
+    "lookaround_step",
+    "running_average",
+    "soup",
+    "sharded_soup",
+    "landscape",
+    "text_training",
+)
 
 
 def main(names: list[str]) -> None:

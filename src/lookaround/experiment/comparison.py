@@ -53,6 +53,9 @@ def train(
 
     Example:
         >>> import tempfile
+        >>> from dataclasses import replace
+        >>> from pathlib import Path
+        >>> from lookaround.experiment import Plan, train
         >>> from lookaround.methods import Spec
         >>> from lookaround.tasks.vision import VisionConfig, load_network
         >>> plan = Plan("vision", VisionConfig(train_images=100, width=4), (Spec("sgd"), Spec.parse("lookaround:k=2")))
@@ -79,8 +82,8 @@ def train(
         changed = folder.create(prepared)
         if wanted != plan:
             folder.extend(wanted)
-        if changed:
-            display.note(f"{out}: {changed}")
+        for note in [*prepared.task.notes, *([f"{out}: {changed}"] if changed else [])]:
+            display.note(note)
         _train_all(folder, prepared, display, stop)
         return report(folder, prepared)
 
