@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -25,6 +26,7 @@ from lookaround.experiment.comparison import cpu_threads
 from lookaround.landscape import flatten
 from lookaround.optim import Lookahead, Lookaround
 from lookaround.tasks.base import Batch, Minibatch
+from lookaround.tasks.checks import check_ranges
 from lookaround.tasks.vision.batches import ImageBatches
 from lookaround.theory import CANDIDATES, Candidate, Prediction, advise, compare, format_advice
 
@@ -63,13 +65,13 @@ class AdviceOptions(DataOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (("directions", 1), ("minibatches", 2), ("images", 1), ("steps", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        check_ranges(self, {"directions": (1, None), "minibatches": (2, None), "images": (1, None), "steps": (0, None)})
         if 0 < self.steps < 4 * _EVERY:
-            raise ValueError(f"steps must be 0 or at least {4 * _EVERY}, got {self.steps}")
-        if self.lr is not None and not self.lr > 0:
-            raise ValueError(f"lr must be above 0, got {self.lr}")
+            raise ValueError(f"--steps must be 0 or at least {4 * _EVERY}, got {self.steps}")
+        if self.lr is not None and not 0 < self.lr < math.inf:
+            raise ValueError(f"--lr must be above 0, got {self.lr}")
+        if self.momentum is not None and not 0 <= self.momentum < 1:
+            raise ValueError(f"--momentum must be at least 0 and below 1, got {self.momentum}")
 
 
 def advice(words: Sequence[str]) -> None:

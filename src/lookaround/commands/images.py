@@ -15,7 +15,7 @@ from lookaround.experiment import Plan
 from lookaround.experiment.running import prepare
 from lookaround.tasks.checks import option
 from lookaround.tasks.vision import VisionTask
-from lookaround.tasks.vision.data import ImageData
+from lookaround.tasks.vision.data import ImageData, Images
 from lookaround.tasks.vision.networks import Architecture
 
 # Which images make a part of a split: always the same ones.
@@ -77,7 +77,7 @@ def load_images(plan: Plan, architecture: Architecture) -> VisionTask:
     return VisionTask(task.config, replace(data, mean=architecture.mean, std=architecture.std), task.held_out)
 
 
-def part(data: ImageData, split: str, count: int | None) -> tuple[Tensor, Tensor]:
+def part(data: ImageData, split: str, count: int | None) -> tuple[Images, Tensor]:
     """Equally many images of each class out of the training or the test images, and their labels.
 
     Raises:
@@ -88,6 +88,6 @@ def part(data: ImageData, split: str, count: int | None) -> tuple[Tensor, Tensor
     return (chosen.train_images, chosen.train_labels) if split == "train" else (chosen.test_images, chosen.test_labels)
 
 
-def batches(data: ImageData, images: Tensor, labels: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
+def batches(data: ImageData, images: Images, labels: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
     """Normalized images and labels, cut into batches."""
     return [(data.normalize(x), y) for x, y in zip(images.split(size), labels.split(size), strict=True)]

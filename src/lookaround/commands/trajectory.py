@@ -24,12 +24,14 @@ from lookaround.experiment.running import Prepared, new_method
 from lookaround.landscape import Recorder, save_figure, trajectory_figure
 from lookaround.methods import Spec
 from lookaround.methods.trajectory import AveragedTrajectory, Branches
+from lookaround.optim.checks import NotFiniteError
 from lookaround.tasks.base import Minibatch
 from lookaround.tasks.streams import stream_seed
 from lookaround.tasks.vision import VisionTask
 
 # More than a trajectory is ever recorded for; the rate is constant, so how many they are changes nothing.
 _MINIBATCHES = 1_000_000
+_DIVERGED = "the branches diverged; choose a lower --lr"
 _WITH_ROUNDS = ("lookaround", "lookahead", "lookaround+sam", "lookahead+sam")
 
 
@@ -89,11 +91,10 @@ def _start(options: TrajectoryOptions, run: Run) -> nn.Module:
 
 
 def _method(options: TrajectoryOptions, plan: Plan, run: Run, task: VisionTask, model: nn.Module) -> AveragedTrajectory:
-    name = options.method or (
-        run.method if run.method and run.method.partition(":")[0] in _WITH_ROUNDS else "lookaround"
-    )
+    own = run.method if run.method and run.method.partition(":")[0] in _WITH_ROUNDS else "lookaround"
+    name = own if options.method is None else options.method
     if name.partition(":")[0] not in _WITH_ROUNDS:
-        raise UsageError(f"{name} has no rounds to record; choose from {', '.join(_WITH_ROUNDS)}")
+        raise UsageError(f"{name or repr(name)} has no rounds to record; choose from {', '.join(_WITH_ROUNDS)}")
     changed = {key: str(value) for key, value in (("k", options.k), ("lr", options.lr)) if value is not None}
     with usage_errors():
         spec = Spec.parse(name)
@@ -118,7 +119,10 @@ def _record(options: TrajectoryOptions, run: Run, task: VisionTask, method: Aver
         recorder = Recorder(optimizer, method.setup.model, barrier_points=options.barrier_points, **settings)
     with recorder:
         for position in range(minibatches_of(options.rounds, method)):
-            method.train_minibatch(Minibatch(batches, position))
+            try:
+                method.train_minibatch(Minibatch(batches, position))
+            except NotFiniteError as error:
+                raise UsageError(_DIVERGED) from error
     return recorder
 
 
@@ -131,7 +135,7 @@ def minibatches_of(rounds: int, method: AveragedTrajectory) -> int:
 def _write(options: TrajectoryOptions, recorder: Recorder) -> None:
     last = recorder.records[-1]
     if not all(math.isfinite(value.loss) for value in (last.average, *last.branches)):
-        raise UsageError("the branches diverged; choose a lower --lr")
+        raise UsageError(_DIVERGED)
     title = f"accuracy on {options.split} images"
     figure = trajectory_figure(recorder.records, recorder.norm_note, title=title)
     options.out.mkdir(parents=True, exist_ok=True)

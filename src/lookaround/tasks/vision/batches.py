@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,7 @@ from lookaround.tasks.base import Batch, Batches
 from lookaround.tasks.streams import stream_seed
 from lookaround.tasks.vision.config import VisionConfig
 from lookaround.tasks.vision.data import Augmentation, ImageData, augmentation, default_augmentations, random_crop
+from lookaround.tasks.vision.data.streamed import ReadAhead, StreamedImages
 
 
 def prepare(images: Tensor, data: ImageData, config: VisionConfig) -> Tensor:
@@ -53,27 +56,57 @@ class ImageBatches(Batches):
         self.units = min(batch, images)
         self.per_epoch = images // self.units
         self._augment = branch_augmentations(config, branches)
-        self._orders: dict[tuple[int, int], Tensor] = {}
+        self._orders = Orders(images, self.units, seed, data.train_labels.device)
+        self._ahead: dict[int | None, ReadAhead] = {}
 
     def copy(self, position: int, branch: int) -> Batch:
+        stream = branch if self.config.copies == "independent" else None
+        chosen = self._orders.chosen(position, stream)
         epoch, index = divmod(position, self.per_epoch)
-        chosen = self._order(epoch, branch)[index * self.units : (index + 1) * self.units]
-        images = self.data.train_images[chosen]
         generator = torch.Generator().manual_seed(stream_seed(self.seed, "copy", epoch, index, branch))
+        images = self._read(position, stream, chosen)
         if self.config.crop_padding:
             images = random_crop(images, self.config.crop_padding, generator)
         images = prepare(self._augment[branch](images, generator), self.data, self.config)
         return Batch(images, self.data.train_labels[chosen], self.units)
 
-    def _order(self, epoch: int, branch: int) -> Tensor:
-        key = (epoch, branch if self.config.copies == "independent" else 0)
-        if key not in self._orders:
-            self._orders = {known: order for known, order in self._orders.items() if known[0] == epoch}
-            self._orders[key] = self._shuffled(*key)
-        return self._orders[key]
+    def _read(self, position: int, stream: int | None, chosen: Tensor) -> Tensor:
+        images = self.data.train_images
+        if not isinstance(images, StreamedImages):
+            return images[chosen]
+        if stream not in self._ahead:
+            streams = 1 if stream is None else self.branches
+            workers = -(-images.workers // streams)
+            orders = Orders(len(images), self.units, self.seed, torch.device("cpu"))
+            self._ahead[stream] = ReadAhead(images, partial(orders.chosen, stream=stream), workers)
+        return self._ahead[stream][position]
 
-    def _shuffled(self, epoch: int, branch: int) -> Tensor:
-        own = (branch,) if self.config.copies == "independent" else ()
-        generator = torch.Generator().manual_seed(stream_seed(self.seed, "order", epoch, *own))
-        labels = self.data.train_labels
-        return torch.randperm(len(labels), generator=generator).to(labels.device)
+
+class Orders:
+    """Which images make a minibatch: a part of a shuffled order, another one in each epoch.
+
+    Args:
+        images: to choose from.
+        size: of a minibatch.
+        seed: of the run.
+        device: of the indices.
+    """
+
+    def __init__(self, images: int, size: int, seed: int, device: torch.device) -> None:
+        self._images, self._size, self._seed, self._device = images, size, seed, device
+        self._known: dict[tuple[int, int | None], Tensor] = {}
+
+    def chosen(self, position: int, stream: int | None) -> Tensor:
+        """The indices of minibatch number ``position`` of the run in a branch's stream, or in the one that all share (None)."""
+        epoch, index = divmod(position, self._images // self._size)
+        return self._order(epoch, stream)[index * self._size : (index + 1) * self._size]
+
+    def _order(self, epoch: int, stream: int | None) -> Tensor:
+        """Kept for as long as the epoch before or after is read, as readers ahead are there first."""
+        key = (epoch, stream)
+        if key not in self._known:
+            self._known = {known: order for known, order in self._known.items() if abs(known[0] - epoch) <= 1}
+            own = () if stream is None else (stream,)
+            generator = torch.Generator().manual_seed(stream_seed(self._seed, "order", epoch, *own))
+            self._known[key] = torch.randperm(self._images, generator=generator).to(self._device)
+        return self._known[key]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,14 +53,29 @@ class VisionConfig:
     """Share of the target spread evenly over all classes in the training loss."""
     channels_last: bool = False
     """Keep weights and images in the channels-last memory format."""
+    stream: bool = field(default=False, metadata={"affects": False})
+    """For --data folder: leave the images on the disk and read them as they are needed, for data that memory cannot hold.
+    The minibatches are the same."""
+    workers: int | None = field(default=None, metadata={"affects": False})
+    """With --stream: processes that decode ahead; 0: none but the one that trains. None: one a core, at most 8."""
     eval_batch_size: int = field(default=500, metadata={"affects": False})
     """Images in a batch of an evaluation."""
 
     def __post_init__(self) -> None:
         check_ranges(self, _RANGES)
+        if self.workers is not None and not self.stream:
+            raise ValueError(
+                f"--workers {self.workers} read images ahead with --stream alone; add it, or leave them out"
+            )
         if self.augmentations is not None and len(self.augmentations) not in (1, self.branches):
             got = " ".join(self.augmentations) or "none"
             raise ValueError(f"--augmentations must be one name or one a branch ({self.branches}), got {got}")
+
+    def readers(self) -> int | None:
+        """Processes that read images ahead, or None where they are held in memory."""
+        if not self.stream:
+            return None
+        return min(8, os.cpu_count() or 1) if self.workers is None else self.workers
 
     def suits(self) -> dict[str, Any]:
         """What suits the data among the experiment's own options.
@@ -78,5 +94,6 @@ _RANGES = {
     "branches": (1, None),
     "crop_padding": (0, None),
     "label_smoothing": (0, 1),
+    "workers": (0, None),
     "eval_batch_size": (1, None),
 }

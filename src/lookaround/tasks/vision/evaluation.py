@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lookaround.tasks.base import Predict
+from lookaround.tasks.vision.data import Images
 
 _BINS = 15
 
@@ -34,13 +35,13 @@ class Scores:
 
 @torch.inference_mode()
 def evaluate(
-    predict: Predict, images: Tensor, labels: Tensor, *, prepare: Callable[[Tensor], Tensor], batch_size: int
+    predict: Predict, images: Images, labels: Tensor, *, prepare: Callable[[Tensor], Tensor], batch_size: int
 ) -> Scores:
-    """Scores of ``predict`` on images in memory, every image counted once whatever the batch size.
+    """Scores of ``predict``, every image counted once whatever the batch size.
 
     Args:
         predict: logits ``(N, classes)`` from prepared images.
-        images: uint8 ``(M, C, H, W)``.
+        images: uint8 ``(M, C, H, W)``, in memory or on the disk.
         labels: int64 ``(M,)``, on the same device.
         prepare: normalizes a batch.
         batch_size: images in a batch.

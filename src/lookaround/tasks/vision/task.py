@@ -1,8 +1,7 @@
-"""Classification of images, held in memory: the task of most of the papers' experiments."""
+"""Classification of images: the task of most of the papers' experiments."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +14,8 @@ from torch.nn import functional as F
 from lookaround.tasks.base import Batch, Metric, Predict, Split, Task
 from lookaround.tasks.vision.batches import ImageBatches, branch_augmentations, prepare
 from lookaround.tasks.vision.config import VisionConfig
-from lookaround.tasks.vision.data import ImageData, load_data
+from lookaround.tasks.vision.data import ImageData, Images, load_data
+from lookaround.tasks.vision.data.images import digest
 from lookaround.tasks.vision.evaluation import evaluate
 from lookaround.tasks.vision.networks import Architecture, save_network
 from lookaround.tasks.vision.presets import defaults
@@ -31,7 +31,7 @@ _METRICS = (
     Metric("ece", "ECE %", lower=True),
 )
 # What decides the arithmetic of a run but not what its numbers mean, or where things lie.
-_NOT_IDENTITY = ("root", "channels_last", "eval_batch_size", "train_images", "test_images")
+_NOT_IDENTITY = ("root", "channels_last", "eval_batch_size", "train_images", "test_images", "stream", "workers")
 
 
 class VisionTask(Task):
@@ -40,13 +40,13 @@ class VisionTask(Task):
     Args:
         config: of the task.
         data: images on the training device.
-        held_out: images (uint8 ``(N, C, H, W)``) and labels that were set aside, or None.
+        held_out: images and labels that were set aside, or None.
 
     Raises:
         ValueError: for augmentations, network or images that do not go together.
     """
 
-    def __init__(self, config: VisionConfig, data: ImageData, held_out: tuple[Tensor, Tensor] | None = None) -> None:
+    def __init__(self, config: VisionConfig, data: ImageData, held_out: tuple[Images, Tensor] | None = None) -> None:
         branch_augmentations(config, config.branches)
         self.config, self.data, self.held_out = config, data, held_out
         self.name = data.name
@@ -63,8 +63,9 @@ class VisionTask(Task):
         Raises:
             ValueError: in one line, for what cannot be used.
         """
-        data = load_data(config.data, config.root, size=config.image_size)
-        data = data.subset(config.train_images, config.test_images, SUBSET_SEED)
+        counts = (config.train_images, config.test_images)
+        size, workers = config.image_size, config.readers()
+        data = load_data(config.data, config.root, size=size, counts=counts, seed=SUBSET_SEED, workers=workers)
         task = cls(config, data)
         with torch.device("meta"):
             task.architecture.build()
@@ -74,24 +75,18 @@ class VisionTask(Task):
         settings = {name: value for name, value in asdict(self.config).items() if name not in _NOT_IDENTITY}
         augmentations = [branch.name for branch in branch_augmentations(self.config, self.branches)]
         counts = {part: len(labels) for part, labels in self._labels().items()}
+        data = self.data
         return {
             "task": "vision",
             **settings,
             "augmentations": augmentations,
             "images": counts,
-            "digest": self._digest(),
+            "digest": digest([(data.train_images, data.train_labels), (data.test_images, data.test_labels)]),
         }
 
     def _labels(self) -> dict[str, Tensor]:
         held_out = () if self.held_out is None else self.held_out[1]
         return {"train": self.data.train_labels, "held-out": torch.as_tensor(held_out), "test": self.data.test_labels}
-
-    def _digest(self) -> str:
-        digest = hashlib.sha256()
-        data = self.data
-        for part in (data.train_images, data.train_labels, data.test_images, data.test_labels):
-            digest.update(part.cpu().contiguous().numpy().data)
-        return digest.hexdigest()[:16]
 
     def network(self) -> nn.Module:
         layout = torch.channels_last if self.config.channels_last else torch.preserve_format
@@ -116,7 +111,7 @@ class VisionTask(Task):
         scores = asdict(evaluate(predict, images, labels, prepare=self.prepare, batch_size=size))
         return {metric.name: scores[metric.name] for metric in self.metrics}
 
-    def _part(self, split: Split) -> tuple[Tensor, Tensor]:
+    def _part(self, split: Split) -> tuple[Images, Tensor]:
         if split == "train":
             return self.data.train_images, self.data.train_labels
         if split == "test":
