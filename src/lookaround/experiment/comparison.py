@@ -42,7 +42,7 @@ def train(
         out: the experiment's folder. One process at a time works in it.
         display: follows the experiment; None prints a line an evaluation.
         resume: go on with the unfinished experiment in ``out``, bit for bit; one that was not begun starts.
-        add_methods: extend the experiment in ``out``, whose plan ``plan`` is, by these methods.
+        add_methods: extend the experiment in ``out``, whose plan ``plan`` is, by these methods; with ``resume``, by those it lacks.
         add_seeds: extend it by these seeds.
 
     Raises:
@@ -70,10 +70,7 @@ def train(
     display = display or Lines(print)
     folder = ExperimentFolder(out, plan)
     _check_may_begin(folder, resume, bool(add_methods or add_seeds))
-    try:
-        wanted = plan.extended(tuple(add_methods), tuple(add_seeds))
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    wanted = _extended(plan, add_methods, add_seeds, resume)
     prepared = prepare(wanted)
     check_methods(prepared)
     out.mkdir(parents=True, exist_ok=True)
@@ -86,6 +83,18 @@ def train(
             display.note(note)
         _train_all(folder, prepared, display, stop)
         return report(folder, prepared)
+
+
+def _extended(plan: Plan, methods: Sequence[Spec], seeds: Sequence[int], resume: bool) -> Plan:
+    """The plan with more methods and seeds; a resumed extension may have been written down before it was interrupted."""
+    known = {spec.label for spec in plan.methods} if resume else set()
+    try:
+        return plan.extended(
+            tuple(spec for spec in methods if spec.label not in known),
+            tuple(seed for seed in seeds if not (resume and seed in plan.seeds)),
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def _check_may_begin(folder: ExperimentFolder, resume: bool, extend: bool) -> None:
