@@ -131,7 +131,7 @@ def test_two_steps(
     prepared = prepare(small(part, texts))
     for spec in methods:
         training = Training(prepared, with_batch(spec, BATCH[part.plan.task]), 0, tmp_path, Kept())
-        assert training.total > 100, "the real schedule, not one of two steps"
+        assert training.total >= 40, "the real schedule, not one of two steps"
         before = [parameter.detach().clone() for parameter in training.model.parameters() if parameter.requires_grad]
         training.step = training.total // 10  # after the warm-up, where the learning rate is no longer 0
         for _ in range(2):
