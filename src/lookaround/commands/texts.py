@@ -13,9 +13,9 @@ import torch
 from torch.nn import functional as F
 
 from lookaround.averaging.files import read_header
-from lookaround.commands.runs import EXPERIMENT, network_file
+from lookaround.commands.runs import network_file
 from lookaround.errors import UsageError
-from lookaround.experiment.folder import saved_plan
+from lookaround.experiment.folder import EXPERIMENT, saved_plan
 from lookaround.tasks.language import LanguageConfig, LanguageTask, load_language
 from lookaround.tasks.language.corpus import Corpus
 from lookaround.tasks.language.networks import LSTM, Window
