@@ -15,8 +15,8 @@ ROOT = Path(lookaround.__file__).parent
 # From the bottom to the top; a room may import from its own level's left and from below, as `design.md` draws it.
 ORDER = [
     {"tensors", "files"},
-    {"optim", "averaging", "theory", "landscape"},
     {"distributed"},
+    {"optim", "averaging", "theory", "landscape"},
     {"data", "models"},
     {"experiment"},
     {"commands"},
@@ -88,7 +88,9 @@ def sideways(room, other):
     return LEVEL[room] == LEVEL[other] and {room, other} != {"optim", "averaging"}
 
 
-LIGHT = [p for p in FILES if room_of(p) in {"__init__", "tensors", "files", "optim", "averaging", "theory"}]
+LIGHT = [
+    p for p in FILES if room_of(p) in {"__init__", "tensors", "files", "distributed", "optim", "averaging", "theory"}
+]
 
 
 @pytest.mark.parametrize("path", LIGHT, ids=lambda p: str(p.relative_to(ROOT)))
