@@ -91,3 +91,23 @@ def keeper_of_the_store_dies(rank: int, size: int, outer) -> None:
     outer.set(f"left {rank}", "")
     with pytest.raises(LostRankError, match="key-value store"):
         meet(rows, [torch.ones(3)], "the average of round 1")
+
+
+SCENARIOS = (
+    (3, never_comes, "0"),
+    (3, never_comes, "2"),
+    (4, column_never_comes),
+    (3, dies_in_the_middle, "0"),
+    (3, dies_in_the_middle, "1"),
+    (3, keeper_of_the_store_dies),
+)
+
+
+def main(rank: int, size: int, store) -> None:
+    """All scenarios at once, each among processes of its own."""
+    for index, (few, scenario, *words) in enumerate(SCENARIOS):
+        if rank < few:
+            scenario(rank, few, dist.PrefixStore(str(index), store), *words)
+            print(f"{scenario.__name__} {' '.join(words)}: process {rank} ends well\n", end="", flush=True)
+            return
+        rank -= few

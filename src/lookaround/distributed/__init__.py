@@ -1,8 +1,18 @@
 """Branches over processes: the mesh, the reduction, the data, and what happens when a process dies."""
 
+from lookaround.distributed.checkpoints import Checkpoints
 from lookaround.distributed.data import BranchBatches, keyed_generator, keyed_seed
 from lookaround.distributed.placement import Placement, place
 from lookaround.distributed.roll_call import LostRankError
 from lookaround.distributed.rows import Rows
 
-__all__ = ["BranchBatches", "LostRankError", "Placement", "Rows", "keyed_generator", "keyed_seed", "place"]
+__all__ = [
+    "BranchBatches",
+    "Checkpoints",
+    "LostRankError",
+    "Placement",
+    "Rows",
+    "keyed_generator",
+    "keyed_seed",
+    "place",
+]
