@@ -29,10 +29,10 @@ def load(path: str):
     return module
 
 
-def child(rank: int, size: int, pipe: int, path: str, name: str, words: list[str]) -> int:
+def child(rank: int, size: int, pipe: int, check, words: list[str]) -> int:
     store = dist.TCPStore("127.0.0.1", int(os.read(pipe, 16)), is_master=False)
     try:
-        getattr(load(path), name)(rank, size, store, *words)
+        check(rank, size, store, *words)
     except BaseException:
         print(f"--- process {rank} of {size}", file=sys.stderr)
         traceback.print_exc()
@@ -45,12 +45,13 @@ def child(rank: int, size: int, pipe: int, path: str, name: str, words: list[str
 
 def main() -> int:
     size, path, name, *words = sys.argv[1:]
+    check = getattr(load(path), name)
     pipes = [os.pipe() for _ in range(int(size))]
     children = {}
     for rank, (reading, _) in enumerate(pipes):
         pid = os.fork()
         if not pid:
-            os._exit(child(rank, int(size), reading, path, name, words))
+            os._exit(child(rank, int(size), reading, check, words))
         children[pid] = rank
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     for _, writing in pipes:
