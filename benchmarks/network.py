@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+_CABLE = "cable"
 _BURST = "64kb"  # the least that a token bucket needs at these rates is a tick's worth; a larger one would let messages through for free
 
 
@@ -35,6 +36,7 @@ class Host:
             "MASTER_PORT": str(port),
             "GLOO_SOCKET_IFNAME": self.interface,
             "OMP_NUM_THREADS": "1",
+            "TORCH_CPP_LOG_LEVEL": "ERROR",
         }
 
 
@@ -84,13 +86,13 @@ def one_host(processes: int) -> Iterator[list[Host]]:
 def hosts_with_a_link(megabits: float) -> Iterator[list[Host]]:
     """Two hosts of one process each; either sends the other at most so many 10⁶ bits a second."""
     with _namespaces(2) as (first, second):
-        _run("ip", "link", "add", "link", "netns", first, "type", "veth", "peer", "name", "link", "netns", second)
+        _run("ip", "link", "add", _CABLE, "netns", first, "type", "veth", "peer", "name", _CABLE, "netns", second)
         for index, name in enumerate((first, second), start=1):
-            _run("ip", "-n", name, "addr", "add", f"10.77.0.{index}/24", "dev", "link")
-            _run("ip", "-n", name, "link", "set", "link", "up")
+            _run("ip", "-n", name, "addr", "add", f"10.77.0.{index}/24", "dev", _CABLE)
+            _run("ip", "-n", name, "link", "set", _CABLE, "up")
             limit = ("rate", f"{megabits}mbit", "burst", _BURST, "latency", "500ms")
-            _run("tc", "-n", name, "qdisc", "add", "dev", "link", "root", "tbf", *limit)
-        yield [Host("10.77.0.1", "link", ["ip", "netns", "exec", name]) for name in (first, second)]
+            _run("tc", "-n", name, "qdisc", "add", "dev", _CABLE, "root", "tbf", *limit)
+        yield [Host("10.77.0.1", _CABLE, ["ip", "netns", "exec", name]) for name in (first, second)]
 
 
 def start_on(hosts: list[Host], command: list[str]) -> list["subprocess.Popen[str]"]:
