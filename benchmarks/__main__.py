@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-NAMES = ("lookahead_average", "lookaround_step", "running_average", "soup", "landscape")
+NAMES = ("lookahead_average", "lookaround_step", "running_average", "soup", "landscape", "branches", "same_loss")
 
 
 def main(names: list[str]) -> None:

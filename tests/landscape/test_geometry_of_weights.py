@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lookaround.landscape import Line, Plane, RandomPlane, flatten, flatten_state, grid_around, line_positions
-from lookaround.models import build_model
+from lookaround.tasks.vision.models import build_model
 
 SEEDS = st.integers(0, 2**31)
 

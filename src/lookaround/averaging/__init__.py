@@ -1,8 +1,10 @@
 """What collects weights or predictions: averages over time, over models and over predictions, and norm statistics done right."""
 
+from lookaround.averaging.decay_rule import emulated_decay
 from lookaround.averaging.ensemble import LogitEnsemble, SnapshotCollector
 from lookaround.averaging.norm_stats import update_norm_stats
-from lookaround.averaging.rules import Rule, exponential, tail, uniform
+from lookaround.averaging.power_rule import power
+from lookaround.averaging.rules import Rule, exponential, lawa, snapshot_weights, tail, uniform
 from lookaround.averaging.running import RunningAverage
 from lookaround.averaging.schedules import CyclicalLR, HighConstantLR, PretrainingLR
 from lookaround.averaging.soup import Soup, greedy_soup, uniform_soup
@@ -22,8 +24,12 @@ __all__ = [
     "RunningAverage",
     "SnapshotCollector",
     "Soup",
+    "emulated_decay",
     "exponential",
     "greedy_soup",
+    "lawa",
+    "power",
+    "snapshot_weights",
     "soup_files",
     "tail",
     "uniform",

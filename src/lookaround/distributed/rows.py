@@ -173,14 +173,17 @@ class Rows:
 
     @torch.no_grad()
     def copy_(self, tensors: Tensors, branch: int) -> None:
-        """Write what the row that holds ``branch`` has into ``tensors`` on all rows: integer buffers, say. One collective a dtype."""
+        """Write what the row that holds ``branch`` has into ``tensors`` on all rows: integer buffers, say. One collective a block."""
         if self.placement.rows == 1:
             return
         source = self.placement.row_of(branch)
         for (block,) in blocks(tensors):
             packed = torch.cat([t.reshape(-1) for t in block])
             dist.broadcast(packed.view(torch.uint8), group_src=source, group=self._group)
-            torch._foreach_copy_(block, _views(packed, block))
+            if self.placement.row != source:
+                torch._foreach_copy_(block, _views(packed, block))
+            else:
+                self._exchange.sent += packed.nbytes * (self.placement.rows - 1)
 
 
 def _views(flat: Tensor, like: list[Tensor]) -> list[Tensor]:
