@@ -1,7 +1,7 @@
 """The same quality in less time: real digits to one held-out loss, by one process, by DDP on two, and by Lookaround on two.
 
-Every way takes 64 samples a step: one process all of them, DDP's two processes 32 each of one minibatch, Lookaround's two branches 32 each of
-their own. Each way has the same rates to choose from, and is shown at its best. Evaluation is off the clock.
+Every way takes 64 samples a step: one process all of them, DDP's two processes 32 each of one minibatch, Lookaround's two branches 32 each
+of their own. Each way has the same rates to choose from, and is shown at its best. Evaluation is off the clock.
 """
 
 import json
