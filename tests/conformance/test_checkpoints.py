@@ -203,11 +203,11 @@ def test_a_checkpoint_with_other_buffers_changes_nothing(name):
 
 def test_one_branch_with_other_buffers_of_its_slow_weights_changes_nothing():
     model, small = Net(), Net(1)
-    model.register_buffer("extra", torch.zeros(2))
+    model.register_buffer("running_extra", torch.zeros(2))
     optimizers = [Lookaround(momentum(list(m.parameters())), 1, k=3, alpha=0.5, model=m) for m in (model, small)]
     optimizers[0].step(closure_for(optimizers[0], model, 0))
     before = copy.deepcopy(optimizers[1].state_dict())
-    with pytest.raises(ValueError, match="extra"):
+    with pytest.raises(ValueError, match="running_extra"):
         optimizers[1].load_state_dict(optimizers[0].state_dict())
     assert same(before, optimizers[1].state_dict())
 

@@ -6,7 +6,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from lookaround.optim import momentum
-from lookaround.optim.checks import Period
+from lookaround.optim.average import Rows
+from lookaround.optim.checks import Alpha, Period
+from lookaround.optim.outer import MakeOuter
 from lookaround.optim.rounds import Rounds
 
 
@@ -26,7 +28,8 @@ class Lookaround(Rounds):
         k: synchronization period: inner steps of every branch between two averages, at least 1, or a function of the round number
             (from 0): the paper finds a large k better early in training and a small one late.
         alpha: weight of the mean of the branches in an average, in [0, 1]. 1 is the paper's; below 1 the slow weights φ are kept (one
-            more copy of the weights) and the average goes only part of the way. ``branches=1`` is `Lookahead`, bit for bit.
+            more copy of the weights) and the average goes only part of the way. ``branches=1`` is `Lookahead`, bit for bit. A function
+            of the round number (from 0) is evaluated at the round's start.
         inner_state: what happens to the inner optimizer's momentum at an average (see `Lookahead`). Each branch has its own; with
             ``"maintain"`` it keeps it (the paper's setting), ``"interpolate"`` gives all branches m_φ + α (mean of theirs - m_φ),
             ``"reset"`` zero. Adam's second moments and step counts stay each branch's own in every mode.
@@ -39,6 +42,8 @@ class Lookaround(Rounds):
         offload: keep idle branches in host memory, pinned and copied asynchronously from and to a CUDA device.
         start: passes over the branches before the first round, during which they share one set of weights that takes d steps a pass
             and so consumes every augmentation. With a large k this is DART, which branches off half-way through training.
+        outer: an outer optimizer in the place of α (see `Lookahead`): d branches with Nesterov momentum are DiLoCo.
+        rows: where the branches are, if not all in this process (`lookaround.distributed`).
 
     The memory is d times weights and inner state (and φ where α < 1), plus the activations of one branch. A branch whose weights are
     not finite at an average is left out of it with a RuntimeWarning, and restarts from the average with another branch's inner
@@ -72,10 +77,14 @@ class Lookaround(Rounds):
         branches: int = 3,
         k: Period = 5,
         *,
-        alpha: float = 1.0,
+        alpha: Alpha = 1.0,
         inner_state: momentum.Mode = "maintain",
         model: nn.Module | None = None,
         offload: bool = False,
         start: int = 0,
+        outer: MakeOuter | None = None,
+        rows: Rows | None = None,
     ) -> None:
-        super().__init__(inner, branches, k, alpha, inner_state, model, offload, start)
+        if outer is not None and alpha != 1:
+            raise ValueError(f"either outer or alpha={alpha!r} moves the slow weights: leave one of them out")
+        super().__init__(inner, branches, k, alpha, inner_state, model, offload, start, outer, rows)
