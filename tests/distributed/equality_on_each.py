@@ -113,9 +113,10 @@ def averages(model, optimizer, loop: Iterator[int]) -> Iterator[list[torch.Tenso
 
 
 def compare(got, want, *, exact: bool) -> None:
-    for ours, theirs in zip(got, want, strict=True):
+    for step, (ours, theirs) in enumerate(zip(got, want, strict=True)):
         if exact:
-            assert all(map(torch.equal, ours, theirs))
+            differing = [i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if not torch.equal(a, b)]
+            assert not differing, (step, differing, [(ours[i], theirs[i]) for i in differing][:2])
         else:
             torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 

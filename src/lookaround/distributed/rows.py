@@ -46,8 +46,14 @@ class Rows:
             raise ValueError(f"time_limit has to be positive, got {time_limit}")
         self._group = mesh.get_group(BRANCH)
         self._device = torch.device(mesh.device_type)
-        self._exchange = Exchange(self._group, self._wire, time_limit)
+        self._exact = Exchange(self._group, wires.by_name("exact"), time_limit)
+        self._lossy = Exchange(self._group, self._wire, time_limit)
         self._calls = RollCall(self._group, time_limit) if self.placement.rows > 1 else None
+
+    @property
+    def branches(self) -> int:
+        """The number of branches, d."""
+        return self.placement.branches
 
     @property
     def local(self) -> range:
@@ -56,13 +62,13 @@ class Rows:
 
     @property
     def exact(self) -> bool:
-        """Whether what is sent arrives as it is. If not, `means` asks for a common start and for what was lost."""
+        """Whether what is sent arrives as it is. If not, `means` wants a common start and what was lost; without them it sends exactly."""
         return self._wire.exact
 
     @property
     def sent(self) -> int:
         """Bytes of numbers that this process has sent so far."""
-        return self._exchange.sent
+        return self._exact.sent + self._lossy.sent
 
     @contextmanager
     def meeting(self, what: str) -> Iterator[None]:
@@ -126,50 +132,32 @@ class Rows:
             taking_part: of all d branches; at least one.
             beside: further lists of which views are wanted.
             start: weights all branches have come from, on which all rows agree, in the averaging dtype. A wire that is not exact
-                sends the way from there; an exact one leaves it aside.
+                sends the way from there; an exact one leaves it aside. Without it everything is sent exactly.
             lost: what that wire has lost so far, in the averaging dtype, zero at first; changed in place.
         """
-        lists = [*branches, *beside]
-        if not self.exact:
-            assert start is not None
-            assert lost is not None
-            lists += [start, lost]
+        lossy = not self.exact and start is not None and lost is not None
+        exchange = self._lossy if lossy else self._exact
+        lists = [*branches, *beside, *((start, lost) if start is not None and lost is not None and lossy else ())]
         mine = [taking_part[branch] for branch in self.local]
         weights = [sum(taking_part[b] for b in self.placement.of(row)) for row in range(self.placement.rows)]
         waiting: list[tuple[Block, list[Tensor]]] = []
 
         def packed() -> Iterator[Bucket]:
             for block in blocks(*lists):
-                bucket, views = self._pack(block, mine)
+                bucket, views = _pack(exchange, block, mine)
                 waiting.append((block, views))
                 yield bucket
 
-        for bucket in self._exchange.means(packed(), weights):
+        for bucket in exchange.means(packed(), weights):
             block, views = waiting.pop(0)
-            if not self.exact:
+            if bucket.lost is not None:
                 torch._foreach_add_(views, block[-2])
-                assert bucket.lost is not None
                 torch._foreach_copy_(block[-1], _views(bucket.lost, block[-1]))
             yield views, block[: len(branches) + len(beside)]
 
-    def _pack(self, block: Block, mine: Sequence[bool]) -> tuple[Bucket, list[Tensor]]:
-        """The mean of the local branches that take part, from the common start where the wire asks for it, in a bucket."""
-        first = block[0]
-        bucket = self._exchange.bucket(sum(map(Tensor.numel, first)), wide_dtype(first[0].dtype), first[0].device)
-        views = _views(bucket.values, first)
-        members = [block[j] for j, takes_part in enumerate(mine) if takes_part]
-        if not members:
-            bucket.values.zero_()
-        for j, branch in enumerate(members, start=1):
-            if j == 1:
-                torch._foreach_copy_(views, branch)
-            else:
-                torch._foreach_lerp_(views, [t.to(views[0].dtype) for t in branch], 1 / j)
-        if bucket.lost is not None:
-            torch._foreach_copy_(_views(bucket.lost, first), block[-1])
-            if members:
-                torch._foreach_sub_(views, block[-2])
-        return bucket, views
+    def without_one(self, well: Sequence[bool]) -> bool:
+        """Whether some row has no branch that is well."""
+        return not all(any(well[b] for b in self.placement.of(row)) for row in range(self.placement.rows))
 
     @torch.no_grad()
     def copy_(self, tensors: Tensors, branch: int) -> None:
@@ -183,7 +171,27 @@ class Rows:
             if self.placement.row != source:
                 torch._foreach_copy_(block, _views(packed, block))
             else:
-                self._exchange.sent += packed.nbytes * (self.placement.rows - 1)
+                self._exact.sent += packed.nbytes * (self.placement.rows - 1)
+
+
+def _pack(exchange: Exchange, block: Block, mine: Sequence[bool]) -> tuple[Bucket, list[Tensor]]:
+    """The mean of the local branches that take part, from the common start where the wire asks for it, in a bucket."""
+    first = block[0]
+    bucket = exchange.bucket(sum(map(Tensor.numel, first)), wide_dtype(first[0].dtype), first[0].device)
+    views = _views(bucket.values, first)
+    members = [block[j] for j, takes_part in enumerate(mine) if takes_part]
+    if not members:
+        bucket.values.zero_()
+    for j, branch in enumerate(members, start=1):
+        if j == 1:
+            torch._foreach_copy_(views, branch)
+        else:
+            torch._foreach_lerp_(views, [t.to(views[0].dtype) for t in branch], 1 / j)
+    if bucket.lost is not None:
+        torch._foreach_copy_(_views(bucket.lost, first), block[-1])
+        if members:
+            torch._foreach_sub_(views, block[-2])
+    return bucket, views
 
 
 def _views(flat: Tensor, like: list[Tensor]) -> list[Tensor]:
