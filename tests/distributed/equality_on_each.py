@@ -1,7 +1,9 @@
 """What each process of `test_equality.py` runs: the loop over its own branches beside one process's loop over all of them."""
 
+import time
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import cache
 
 import torch
 import torch.distributed as dist
@@ -51,6 +53,7 @@ def network(buffers: bool = True, dtype=torch.float32) -> nn.Module:
     return nn.Sequential(nn.Linear(4, 5), middle, nn.Tanh(), nn.Linear(5, 3)).to(dtype)
 
 
+@cache
 def minibatch(branch: int, step: int, dtype, part: int = 0, parts: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
     """This process's part of a branch's minibatch, whose noise is drawn for all of it."""
     inputs = torch.randn(SAMPLES, 4, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
@@ -80,8 +83,10 @@ def whole(tensor):
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def values(model) -> list[torch.Tensor]:
-    return [whole(t).detach().clone() for t in (*model.parameters(), *model.buffers())]
+def values(model, counted: bool) -> list[torch.Tensor]:
+    """Weights and buffers; in the middle of a round counters and flags are each branch's own."""
+    averaged = [t for name, t in model.named_buffers() if counted or "running" in name]
+    return [whole(t).detach().clone() for t in (*model.parameters(), *averaged)]
 
 
 def check_rows(size: int) -> None:
@@ -94,22 +99,27 @@ def check_rows(size: int) -> None:
             model = network(dtype=dtype)
             optimizer = Lookaround(INNERS[inner](model.parameters()), branches, K, model=model, mesh=mesh)
             got = [*averages(model, optimizer, train(model, optimizer))]
-            want = [*averages(*one(branches, inner, dtype))]
+            want = [*reference(*(branches, inner, dtype))]
             assert len(got) == len(want) == ROUNDS * K
             compare(got, want, exact=fixed)
 
 
-def one(branches: int, inner: str, dtype, *, buffers: bool = True, **settings):
-    model = network(buffers, dtype)
-    optimizer = Lookaround(INNERS[inner](model.parameters()), branches, K, model=model, **settings)
-    return model, optimizer, train(model, optimizer)
+def reference(branches: int, inner: str, dtype, *, buffers: bool = True, **settings) -> list[list[torch.Tensor]]:
+    """What one process with all branches gets: the first one trains, the others are told."""
+    told = [None]
+    if dist.get_rank() == 0:
+        model = network(buffers, dtype)
+        optimizer = Lookaround(INNERS[inner](model.parameters()), branches, K, model=model, **settings)
+        told = [[*averages(model, optimizer, train(model, optimizer))]]
+    dist.broadcast_object_list(told)
+    return told[0]
 
 
 def averages(model, optimizer, loop: Iterator[int]) -> Iterator[list[torch.Tensor]]:
     """After every pass, in the middle of a round too, what the average gives."""
-    for _ in loop:
+    for step in loop:
         with optimizer.averaged():
-            yield values(model)
+            yield values(model, counted=step % K == K - 1)
 
 
 def compare(got, want, *, exact: bool) -> None:
@@ -131,7 +141,7 @@ def check_ddp_inside_a_branch(size: int) -> None:
             optimizer = Lookaround(INNERS[inner](model.parameters()), branches, K, model=model, mesh=mesh)
             loop = train(model, optimizer, ddp, part=mesh.get_local_rank("dp"), parts=mesh.size(1))
             got = [*averages(model, optimizer, loop)]
-            compare(got, [*averages(*one(branches, inner, torch.float64, buffers=False))], exact=False)
+            compare(got, reference(branches, inner, torch.float64, buffers=False), exact=False)
 
 
 def check_fsdp_inside_a_branch(size: int) -> None:
@@ -145,7 +155,7 @@ def check_fsdp_inside_a_branch(size: int) -> None:
             optimizer = Lookaround(INNERS[inner](model.parameters()), branches, K, model=model, mesh=mesh)
             loop = train(model, optimizer, part=mesh.get_local_rank("dp_shard"), parts=mesh.size(1))
             got = [*averages(model, optimizer, loop)]
-            compare(got, [*averages(*one(branches, inner, torch.float64, buffers=False))], exact=False)
+            compare(got, reference(branches, inner, torch.float64, buffers=False), exact=False)
 
 
 def check_every_outer(size: int) -> None:
@@ -154,7 +164,7 @@ def check_every_outer(size: int) -> None:
         model = network()
         optimizer = Lookaround(INNERS["momentum"](model.parameters()), size + 1, K, model=model, mesh=mesh, **settings)
         got = [*averages(model, optimizer, train(model, optimizer))]
-        compare(got, [*averages(*one(size + 1, "momentum", torch.float32, **settings))], exact=True)
+        compare(got, reference(size + 1, "momentum", torch.float32, **settings), exact=True)
 
 
 def main(rank: int, most: int, store, *only: str) -> None:
@@ -168,9 +178,11 @@ def main(rank: int, most: int, store, *only: str) -> None:
                 world_size=size,
                 timeout=timedelta(minutes=2),
             )
+            began = time.monotonic()
             for name, check in list(globals().items()):
                 if name.startswith("check_") and (not only or name in only):
                     check(size)
+                    print(f"{name} among {size}: {time.monotonic() - began:.1f} s\n", end="", flush=True)
             dist.barrier()
             dist.destroy_process_group()
             print(f"equal among {size}\n", end="", flush=True)
