@@ -207,7 +207,7 @@ def finite_sets(layout: Layout, others: Sequence[Packed]) -> list[bool]:
         finite = finite_each([t for of in (layout.tensors, *others) for t in of])
         return [all(finite[i : i + len(layout.tensors)]) for i in range(0, len(finite), max(1, len(layout.tensors)))]
     device = layout.blocks[0][0].device
-    norms = [[_largest(layout.gather(i)) for i in range(len(layout.blocks))]]
+    norms = [[_largest(layout.gather(i) if len(of) > 1 else of[0]) for i, of in enumerate(layout.blocks)]]
     norms += [[*map(_largest, other.blocks)] for other in others]
     together = torch.stack([norm.to(device, torch.float64) for of in norms for norm in of])
     answers: list[bool] = together.view(len(norms), -1).isfinite().all(1).tolist()

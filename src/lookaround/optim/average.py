@@ -142,14 +142,17 @@ class Towards:
 
     @torch.no_grad()
     def __call__(self, mean: list[Tensor], slow: list[Tensor] | None, keep: bool) -> list[Tensor]:
-        """Where φ goes: in φ's own memory, or (``keep``) in new one."""
+        """Where φ goes: in φ's own memory, or (``keep``) in new one. The mean's memory is used up.
+
+        Formed as φ + α (mean - φ), which rounds as gradient descent's φ - α (φ - mean) does: changes of sign are exact.
+        """
         if slow is None:
             return mean
         phi = _near(slow, mean)
-        difference = torch._foreach_sub(phi, mean)
+        torch._foreach_sub_(mean, phi)
         if keep:
-            return list(torch._foreach_add(phi, difference, alpha=-self.alpha))
-        torch._foreach_add_(phi, difference, alpha=-self.alpha)
+            return list(torch._foreach_add(phi, mean, alpha=self.alpha))
+        torch._foreach_add_(phi, mean, alpha=self.alpha)
         if phi is not slow:
             torch._foreach_copy_(slow, phi, non_blocking=True)
         return phi
@@ -157,9 +160,11 @@ class Towards:
 
 @torch.no_grad()
 def difference(mean: list[Tensor], slow: list[Tensor] | None, keep: bool) -> list[Tensor]:
-    """φ - mean: what an outer optimizer takes for the gradient."""
+    """φ - mean: what an outer optimizer takes for the gradient, in the mean's memory."""
     assert slow is not None
-    return list(torch._foreach_sub(_near(slow, mean), mean))
+    torch._foreach_sub_(mean, _near(slow, mean))
+    torch._foreach_neg_(mean)
+    return mean
 
 
 @torch.no_grad()

@@ -142,14 +142,13 @@ class Own:
         branches.follow(known=[p for values in sets.values() for p in values])
         for name, values in sets.items():
             branches.weights.adopt(name, values)
-        for name, values in buffers.items():
-            for kept in (branches.statistics, branches.counters):
-                if theirs := {key: values[key] for key in kept.keys if key in values}:
-                    kept.adopt(name, theirs)
+            for kept in (branches.statistics, branches.counters) if name != SLOW else (branches.statistics,):
+                theirs = buffers.get(name, {})
+                kept.adopt(name, {key: theirs[key] for key in kept.keys if key in theirs})
 
 
 def inner_parts(own: Mapping[Any, Entry], offset: int) -> dict[Any, Any]:
-    """Of a checkpoint's own entries, by number: the state of a waiting branch's inner optimizer, as its state dict had it."""
+    """Of a checkpoint's own entries, by number: a copy of the state of a waiting branch's inner optimizer."""
     state: dict[Any, Any] = {}
     for index, entry in own.items():
         for label, value in entry.items():
@@ -158,7 +157,7 @@ def inner_parts(own: Mapping[Any, Entry], offset: int) -> dict[Any, Any]:
                 state.setdefault(index, {})[at.rest] = value
             elif at.offset == offset and at.kind == "other":
                 state[at.rest] = value
-    return state
+    return deepcopy(state)
 
 
 def check_buffers(own: Mapping[Any, Entry], sets: Sequence[str], branches: Branches) -> None:
