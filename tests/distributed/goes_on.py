@@ -17,7 +17,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
 from lookaround import Lookaround
-from lookaround.distributed import BranchBatches, Checkpoints, keyed_generator
+from lookaround.distributed import BranchBatches, Checkpoints, keyed_generator, load_run, save_run
 
 BRANCHES, K, BATCH, SAMPLES = 4, 4, 8, 64
 
@@ -60,7 +60,7 @@ def train(folder: Path, steps: int, every: int, **settings) -> nn.Module:
     optimizer = Lookaround(inner, BRANCHES, K, model=model, **settings)
     journal = Journal(folder, dist.get_rank() if dist.is_initialized() else 0)
     checkpoints = Checkpoints(folder / "checkpoints")
-    first = checkpoints.load_run(model, optimizer) or 0
+    first = load_run(checkpoints, model, optimizer) or 0
     journal.write("begins", first)
     for step in range(first, steps):
         for branch in optimizer.around():
@@ -71,7 +71,7 @@ def train(folder: Path, steps: int, every: int, **settings) -> nn.Module:
             optimizer.step()
         journal.write("took", step + 1)
         if (step + 1) % every == 0:
-            checkpoints.save_run(step + 1, model, optimizer)
+            save_run(checkpoints, step + 1, model, optimizer)
             journal.write("saved", step + 1)
     optimizer.average()
     return model

@@ -5,6 +5,7 @@ from lookaround.distributed.data import BranchBatches, keyed_generator, keyed_se
 from lookaround.distributed.placement import Placement, place
 from lookaround.distributed.roll_call import LostRankError
 from lookaround.distributed.rows import Rows
+from lookaround.distributed.runs import load_run, save_run
 
 __all__ = [
     "BranchBatches",
@@ -14,5 +15,7 @@ __all__ = [
     "Rows",
     "keyed_generator",
     "keyed_seed",
+    "load_run",
     "place",
+    "save_run",
 ]

@@ -64,19 +64,23 @@ class Checkpoints:
         Raises:
             CheckpointException: it does not have what ``state`` asks for.
         """
-        step = _agreed(self._latest())
-        if step is None:
-            return None
+        step = self.latest()
+        if step is not None:
+            self.read(step, state)
+        return step
+
+    def read(self, step: int, state: dict[str, Any]) -> None:
+        """Load the checkpoint after ``step`` steps into ``state``, in place."""
         with _one_process_is_fine():
             load(state, checkpoint_id=self.folder / f"step-{step}")
-        return step
+
+    def latest(self) -> int | None:
+        """The step of the last whole checkpoint, on which all processes agree; None if there is none."""
+        return _agreed(max(self._whole(), default=None))
 
     def _whole(self) -> dict[int, Path]:
         found = {int(m[1]): path for path in self.folder.glob("step-*") if (m := _NAME.fullmatch(path.name))}
         return {step: path for step, path in found.items() if (path / ".metadata").exists()}
-
-    def _latest(self) -> int | None:
-        return max(self._whole(), default=None)
 
     def _stale(self, step: int) -> list[Path]:
         """What is not among the newest whole ones up to ``step``: older, half written, or of a later time that was gone back from."""

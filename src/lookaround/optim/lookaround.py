@@ -10,13 +10,13 @@ from lookaround.optim import momentum
 from lookaround.optim.average import Rows
 from lookaround.optim.checks import Alpha, Period, check_count
 from lookaround.optim.outer import MakeOuter
-from lookaround.optim.rounds import Rounds
+from lookaround.optim.spread import Spread
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
 
-class Lookaround(Rounds):
+class Lookaround(Spread):
     r"""Train d branches from a common point, each on its own augmentation, and every k steps replace them by their average.
 
     .. math:: \phi_t = \phi_{t-1} + \alpha \Big(\frac{1}{d} \sum_{j=1}^{d} \theta_{t,j,k} - \phi_{t-1}\Big), \qquad

@@ -61,6 +61,18 @@ class Labels:
         own = isinstance(label, str) and label.startswith(self.prefix)
         return own and self.read(label)[0] is None and label != f"{self.prefix}dtype"
 
+    def of_row(self, label: Any) -> int | None:
+        """The first branch of the row whose losses on the wire stand under a label; None for other labels."""
+        head = f"{self.prefix}lost."
+        return int(label.removeprefix(head)) if isinstance(label, str) and label.startswith(head) else None
+
+    def is_wanted(self, label: Any, local: range) -> bool:
+        """Whether a process that holds some branches takes what stands under a label of the whole."""
+        if (row := self.of_row(label)) is not None:
+            return row == local.start
+        branch = self.read(label)[0]
+        return branch in local if branch is not None else not local.start or self.is_common(label)
+
     def own(self, key: Any) -> tuple[int | None, str]:
         """The number of the branch and the key of a value of a group that is each branch's own; None for others."""
         if not (isinstance(key, str) and key.startswith(self._own)):
@@ -99,7 +111,7 @@ def _numbered(entry: Mapping[Any, Any], labels: Labels, start: int, inner: str =
         offset, rest = labels.read(label)
         if offset is not None:
             yield labels.waiting(start + offset, rest), value
-        elif not start:
+        elif not start or labels.of_row(label) is not None:
             yield label, value
         elif not labels.is_common(label):
             yield labels.waiting(start, f"{inner}{label}"), value
@@ -165,13 +177,13 @@ def taken(whole: Group, labels: Labels, local: range) -> tuple[Group, Live]:
     state: dict[Any, Any] = {} if start else {k: v for k, v in whole["state"].items() if not isinstance(k, int)}
     for number, entry in whole["state"].items():
         for label, value in entry.items() if isinstance(number, int) else ():
+            if not labels.is_wanted(label, local):
+                continue
             branch, rest = labels.read(label)
-            if branch == start:
+            if branch is not None and branch == start:
                 _take_live(state, live, number, rest, value)
-            elif branch in local:
-                state.setdefault(number, {})[labels.waiting(branch - start, rest)] = value
-            elif branch is None and (not start or labels.is_common(label)):
-                state.setdefault(number, {})[label] = value
+            else:
+                state.setdefault(number, {})[label if branch is None else labels.waiting(branch - start, rest)] = value
     beside = {k: v for k, v in whole.items() if k not in ("state", "param_groups")}
     groups = [dict(_taken_group(group, labels, local)) for group in whole["param_groups"]]
     taken_beside = dict(_taken_beside(beside, labels, local))
@@ -200,7 +212,12 @@ def _taken_beside(beside: Group, labels: Labels, local: range) -> Iterator[tuple
 
 
 def _taken_group(group: Group, labels: Labels, local: range) -> Iterator[tuple[str, Any]]:
-    mine = {rest: value for key, value in group.items() for branch, rest in [labels.own(key)] if branch == local.start and branch}
+    mine = {
+        rest: value
+        for key, value in group.items()
+        for branch, rest in [labels.own(key)]
+        if branch == local.start and branch
+    }
     for key, value in group.items():
         branch, rest = labels.own(key)
         if branch is None:
