@@ -97,7 +97,9 @@ class Fisher:
         if param not in fisher:
             fisher[param], counts[param] = torch.zeros_like(gradient), 0
         elif fisher[param].dtype != gradient.dtype or fisher[param].device != gradient.device:
-            fisher[param] = fisher[param].to(gradient.device, gradient.dtype)  # the model has been turned to another one
+            fisher[param] = fisher[param].to(
+                gradient.device, gradient.dtype
+            )  # the model has been turned to another one
         counts[param] += 1
         local(fisher[param]).lerp_(local(gradient).square(), 1 - _DECAY)
 

@@ -39,7 +39,8 @@ class Branches:
     ) -> None:
         self.local, self.model = local, model
         self._optimizers, self.optimizer = list(optimizers), optimizers[0]
-        self.own_values = OwnValues(f"{name}_inner", len(local))
+        inside = tuple(f"{o.name}_" for o in optimizers if isinstance(getattr(o, "name", None), str))
+        self.own_values = OwnValues(f"{name}_inner", len(local), inside)
         self._offload = offload
         self._buffers = Buffers(model)
         self.clear(local.start)
@@ -207,5 +208,3 @@ def _check_shapes(kept: Kept, now: dict[str, Tensor]) -> None:
                 f"the buffer {name!r} had shape {tuple(before[name])} when the branches got theirs, and has {tuple(buffer.shape)} "
                 "now: change a model's buffers between rounds, after average(), and call restart() then"
             )
-
-

@@ -9,7 +9,6 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-
 Period = int | Callable[[int], int]
 Alpha = float | Callable[[int], float]
 
@@ -30,28 +29,30 @@ def check_count(what: str, value: Any, *, least: int = 1) -> int:
     """An integer of at least ``least``, of Python's or numpy's type."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{what} has to be an integer, got {value!r}")
-    value = index(value)
-    if value < least:
-        raise ValueError(f"{what} has to be at least {least}, got {value}")
-    return value
+    count = int(index(value))
+    if count < least:
+        raise ValueError(f"{what} has to be at least {least}, got {count}")
+    return count
 
 
 def check_alpha(value: Any, what: str = "alpha") -> float:
     """A weight in [0, 1]."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{what} has to be a number between 0 and 1, got {value!r}")
-    if not 0 <= value <= 1:
+    weight = float(value)
+    if not 0 <= weight <= 1:
         raise ValueError(f"{what} has to be between 0 and 1, got {value}")
-    return float(value)
+    return weight
 
 
 def check_rho(value: Any) -> float:
     """A radius: finite and not negative."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"rho has to be a number, got {value!r}")
-    if not (value >= 0 and math.isfinite(value)):
+    radius = float(value)
+    if not (radius >= 0 and math.isfinite(radius)):
         raise ValueError(f"rho has to be finite and at least 0, got {value}")
-    return float(value)
+    return radius
 
 
 def evaluate_k(period: Period, round_number: int) -> int:

@@ -40,7 +40,13 @@ class Common:
     """
 
     def __init__(
-        self, branches: Branches, rows: Rows, inner_state: momentum.Mode, outer: Outer | None, nested: Nested, careful: bool
+        self,
+        branches: Branches,
+        rows: Rows,
+        inner_state: momentum.Mode,
+        outer: Outer | None,
+        nested: Nested,
+        careful: bool,
     ) -> None:
         self._branches, self._rows = branches, rows
         self._mode, self._nested, self._careful = inner_state, nested, careful
@@ -61,10 +67,16 @@ class Common:
         part = self._taking_part(round_number)
         self._move(alphas, part, None)
         for lists, alpha in [*self._nested_slow(alphas), *self._momentum(alphas, round_number == 0)]:
-            settle(self._rows.means(lists[: len(self._branches.local)], part, *lists[len(self._branches.local) :]),
-                   len(self._branches.local), Towards(alpha))
+            settle(
+                self._rows.means(lists[: len(self._branches.local)], part, *lists[len(self._branches.local) :]),
+                len(self._branches.local),
+                Towards(alpha),
+            )
         self._copy_counters()
-        self._rejoin(part, f"has weights that are infinite or NaN: it is left out of the average of round {round_number} and restarts from it")
+        self._rejoin(
+            part,
+            f"has weights that are infinite or NaN: it is left out of the average of round {round_number} and restarts from it",
+        )
 
     def show(self, alphas: Sequence[float], round_number: int) -> None:
         """What `average` would put into the model, into the model alone."""
@@ -182,7 +194,12 @@ class Common:
         if narrow:
             weights.keep(_GRADIENT)
             gradients = weights.values(_GRADIENT)
-            means = self._rows.means([list(of.values()) for of in self._lists(weights)], part, [*weights.values(SLOW).values()], list(gradients.values()))
+            means = self._rows.means(
+                [list(of.values()) for of in self._lists(weights)],
+                part,
+                [*weights.values(SLOW).values()],
+                list(gradients.values()),
+            )
             means = ((mean, (*block[:here], block[-1], *block[here + 1 : -1])) for mean, block in means)
         settle(means, len(branches.local), difference, here)
         outer.follow(weights.values(SLOW))
@@ -252,7 +269,9 @@ class Common:
         return [
             each
             for name in ours
-            for each in self._by_group([of.get(name, {}) for of in found], self._slow_momentum(name, ours[name]), alphas)
+            for each in self._by_group(
+                [of.get(name, {}) for of in found], self._slow_momentum(name, ours[name]), alphas
+            )
         ]
 
     def _slow_momentum(self, name: str, ours: ByParam) -> ByParam:
@@ -312,7 +331,8 @@ class Common:
         part = self._rows.agree(0, branches.params(), well)
         if not any(part):
             raise NotFiniteError(
-                f"the inner state of all {len(part)} branches is infinite or NaN: build a new optimizer to go on", "every branch"
+                f"the inner state of all {len(part)} branches is infinite or NaN: build a new optimizer to go on",
+                "every branch",
             )
         return part
 

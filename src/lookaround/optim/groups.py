@@ -21,10 +21,17 @@ _NAMES = ("params", "param_names")
 
 
 class OwnValues:
-    """Keeps the values of ``count`` branches apart, the one in the model first."""
+    """Keeps the values of ``count`` branches apart, the one in the model first.
 
-    def __init__(self, prefix: str, count: int) -> None:
+    Args:
+        prefix: of what stands in the groups.
+        count: branches.
+        inside: how the keys of wrappers inside begin: their counters are each branch's own from the beginning.
+    """
+
+    def __init__(self, prefix: str, count: int, inside: tuple[str, ...] = ()) -> None:
         self._prefix = prefix
+        self._inside = inside
         self._count = count
         self._before: list[tuple[Group, Group, dict[str, tuple[Tensor, int, Tensor]]]] = []
         self._left: dict[int, dict[str, tuple[Any, int]]] = {}
@@ -40,7 +47,11 @@ class OwnValues:
     def fork(self, groups: Sequence[Group]) -> None:
         """Give each waiting branch the values of the one in the model; what can be changed in place is each branch's own from now on."""
         for group in groups:
-            changeable = [key for key, value in group.items() if isinstance(value, _MUTABLE) and key not in _NAMES]
+            changeable = [
+                key
+                for key, value in group.items()
+                if (isinstance(value, _MUTABLE) and key not in _NAMES) or key.startswith(self._inside)
+            ]
             for key in {*self.own(group), *changeable}:
                 group[self._key(0, key)] = True
                 self._write(group, key, [group.get(key, _ABSENT)] * self._count)

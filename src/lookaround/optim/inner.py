@@ -26,9 +26,7 @@ HOOKS = (
 )
 
 # What is one for all branches: the groups that users and schedulers write to, and what belongs to the object as such.
-_COMMON = frozenset(
-    (*HOOKS, "param_groups", "defaults", "inner", "step", "_opt_called", "_zero_grad_profile_name")
-)
+_COMMON = frozenset((*HOOKS, "param_groups", "defaults", "inner", "step", "_opt_called", "_zero_grad_profile_name"))
 
 
 def attributes(optimizers: Sequence[Optimizer]) -> list[Attributes]:
@@ -81,7 +79,9 @@ def _copied(optimizer: Optimizer, mine: Attributes, memo: dict[int, Any]) -> Att
             copies[key] = deepcopy(value, memo)
         except (TypeError, RuntimeError, NotImplementedError, ValueError) as error:
             warnings.warn(
-                f"{type(optimizer).__name__}.{key} cannot be copied ({error}): all branches share it", RuntimeWarning, stacklevel=2
+                f"{type(optimizer).__name__}.{key} cannot be copied ({error}): all branches share it",
+                RuntimeWarning,
+                stacklevel=2,
             )
             copies[key] = value
     return copies

@@ -133,14 +133,20 @@ class Kept:
 
     def __getstate__(self) -> dict[str, Any]:
         """Plain lists: the memory of a copy is laid out when it is used."""
-        return {**self.__dict__, "_layout": None, "_places": {},  "_sets": {name: list(of) for name, of in self._sets.items()}}
+        return {
+            **self.__dict__,
+            "_layout": None,
+            "_places": {},
+            "_sets": {name: list(of) for name, of in self._sets.items()},
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._layout = None if self._live else Layout([])
+        if not self._live:  # nothing will ever be laid out anew
+            self._layout = Layout([])
+            self._sets = {name: Packed(self._layout) for name in self._sets}
         self._places = {key: i for i, key in enumerate(self._keys)}
 
     def pairs(self, name: str) -> list[tuple[Tensor, Tensor]]:
         """Live tensors with the values of a set."""
         return list(zip(self._live, self._sets[name], strict=True)) if name in self._sets else []
-

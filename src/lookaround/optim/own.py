@@ -94,7 +94,7 @@ class Own:
             self._common.outer.entries()[param][at.rest] = value
         elif at.kind in ("inner", "other"):
             with branches.in_place(branch):
-                state = branches.optimizer.state
+                state: Any = branches.optimizer.state
                 target = state if at.kind == "other" else state[param]
                 target[at.rest] = value
         else:
@@ -103,7 +103,7 @@ class Own:
     def save(self, state_dict: Group) -> Group:
         """An inner optimizer's state dict with all of this in it."""
         branches, state = self._branches, dict(state_dict["state"])
-        beside = {}
+        beside: Group = {}
         for index, param in enumerate(branches.params()):
             if own := self.entry(param):
                 state[index] = {**state.get(index, {}), **{self._prefix + label: v for label, v in own.items()}}

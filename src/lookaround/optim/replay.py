@@ -82,7 +82,7 @@ class Replay:
 def _same(old: Any, new: Any) -> bool:
     if isinstance(old, Tensor) and isinstance(new, Tensor):
         return torch.equal(old, new)
-    return is_(old, new) or type(old) is type(new) and bool(old == new)
+    return is_(old, new) or (type(old) is type(new) and bool(old == new))
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from weakref import ref
 
 import torch
 from torch import nn
+from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
 from lookaround.optim import momentum
@@ -80,7 +81,9 @@ class Rounds(Saved):
         self._k = k if callable(k) else None
         self._alpha = alpha if callable(alpha) else None
         moves = Outer(outer, [p for group in inner.param_groups for p in group["params"]]) if outer else None
-        super().__init__(inner, {**first, "branches": branches, "start": start, **_fresh((rows or Alone(1)).local.start)})
+        super().__init__(
+            inner, {**first, "branches": branches, "start": start, **_fresh((rows or Alone(1)).local.start)}
+        )
         self._run = self._begin(inside, rows or Alone(branches), inner_state, model, offload, moves)
 
     def _begin(
@@ -106,7 +109,11 @@ class Rounds(Saved):
 
     def _is_common(self, group: Group, key: str) -> bool:
         """Whether a setting is one that users and schedulers write."""
-        return key not in ("params", "param_names") and not self._owns_setting(key) and self._key(f"inner.0.{key}") not in group
+        return (
+            key not in ("params", "param_names")
+            and not self._owns_setting(key)
+            and self._key(f"inner.0.{key}") not in group
+        )
 
     @property
     def k(self) -> int:
@@ -155,11 +162,11 @@ class Rounds(Saved):
         (self._after_unseen if compiling else self._after_inner)()
         return loss
 
-    @torch._disable_dynamo
+    @_disable_dynamo
     def _before_unseen(self) -> None:
         self._before_inner()
 
-    @torch._disable_dynamo
+    @_disable_dynamo
     def _after_unseen(self) -> None:
         self._after_inner()
 
@@ -265,7 +272,9 @@ class Rounds(Saved):
     def _turns(self) -> Iterator[int]:
         """Algorithm 1, the innermost loop: for all branches."""
         run = self._run
-        if run.place.taken:  # a checkpoint was saved, or an error raised, between a branch's step and the end of its turn
+        if (
+            run.place.taken
+        ):  # a checkpoint was saved, or an error raised, between a branch's step and the end of its turn
             over = run.resumed and run.place.branch + 1 == run.branches.local.stop
             self._turn_ends()
             if over:
@@ -608,9 +617,10 @@ class Rounds(Saved):
         dropped = (self._key("inner."), self._key("replay."))
         fresh = {key: value for key, value in fresh.items() if not key.startswith(dropped)}
         fresh |= {self._key(key): value for key, value in _fresh(self._run.branches.local.start).items()}
-        for key, function, evaluate in (("k", self._k, evaluate_k), ("alpha", self._alpha, evaluate_alpha)):
-            if function is not None:
-                fresh[self._key(key)] = evaluate(function, 0)
+        if self._k is not None:
+            fresh[self._key("k")] = evaluate_k(self._k, 0)
+        if self._alpha is not None:
+            fresh[self._key("alpha")] = evaluate_alpha(self._alpha, 0)
         return fresh
 
 

@@ -1,17 +1,15 @@
 """A wrapper with branches as a checkpoint sees it: each branch is saved and loaded as the whole inner optimizer that it is."""
 
 from collections import defaultdict
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
-
 
 from lookaround.optim.branches import Branches
 from lookaround.optim.cadence import Place
 from lookaround.optim.common import Common
 from lookaround.optim.kept import SLOW, TRAINING
 from lookaround.optim.own import Own, check_buffers, inner_parts
-from lookaround.optim.plain import marked
 from lookaround.optim.replay import Replay
 from lookaround.optim.schema import count, split
 from lookaround.optim.wrapper import Group, Wrapper, chain
@@ -19,6 +17,9 @@ from lookaround.tensors import copy_
 
 # The place in the nest of loops, as it stands in the groups.
 COUNTERS = ("round", "step", "branch", "taken", "pass")
+
+
+_START = Place()
 
 
 @dataclass
@@ -44,7 +45,7 @@ class Run:
     common: Common
     own: Own
     replay: Replay
-    place: Place = Place()
+    place: Place = _START
     walk: object | None = None
     left: bool = False
     resumed: bool = False
@@ -68,7 +69,7 @@ class Saved(Wrapper):
     _run: Run
 
     @property
-    def state(self) -> MutableMapping[Any, Any]:  # type: ignore[override]
+    def state(self) -> Any:
         """The inner optimizer's state, of the branch in the model, with this wrapper's tensors in the parameters' entries."""
         return self._run.own.state()
 
@@ -87,7 +88,7 @@ class Saved(Wrapper):
         weights, outer = self._run.branches.weights, self._run.common.outer
         state_dict = self._run.own.save(super()._saved())
         state = state_dict["state"]
-        now = {"has_slow": SLOW in weights, "has_training": TRAINING in weights}
+        now: Group = {"has_slow": SLOW in weights, "has_training": TRAINING in weights}
         now |= {"tensors": count(state), "entries": sum(map(bool, state.values()))}
         now |= {f"outer.{key}": value for key, value in outer.settings().items()} if outer else {}
         groups = [{**g, **{self._key(key): value for key, value in now.items()}} for g in state_dict["param_groups"]]
@@ -225,5 +226,3 @@ class Saved(Wrapper):
 
     def __getstate__(self) -> Group:
         return {**super().__getstate__(), "_run": replace(self._run, walk=None, stale=None)}
-
-

@@ -1,7 +1,7 @@
 """A `torch.optim.Optimizer` around another one: everything a framework relies on, passed through or done once."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, Iterator
 from copy import copy
 from typing import Any, ClassVar
 
@@ -67,7 +67,7 @@ class Wrapper(Optimizer):
         self.inner.param_groups = groups
 
     @property
-    def state(self) -> MutableMapping[Any, Any]:  # type: ignore[override]  # torch says defaultdict
+    def state(self) -> Any:
         """The inner optimizer's state, with this wrapper's tensors in the parameters' entries."""
         return self.inner.state
 
@@ -152,7 +152,9 @@ class Wrapper(Optimizer):
     def _saved(self) -> Group:
         """The inner optimizer's state dict, whose dtypes can be told from the parameters'."""
         state_dict = self.inner.state_dict()
-        return state_dict if isinstance(self.inner, Wrapper) else marked(state_dict, self.params(), f"{self.name}.dtype")
+        return (
+            state_dict if isinstance(self.inner, Wrapper) else marked(state_dict, self.params(), f"{self.name}.dtype")
+        )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` gave, or the state dict of a plain inner optimizer (then the next step begins a first round).
