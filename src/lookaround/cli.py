@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import errno
+import logging
+import re
 import shlex
 import signal
 import sys
@@ -25,6 +27,7 @@ _PACKAGES = (
     "torchvision",
     "tyro",
 )
+_SMALLER = "nothing written before is lost: make batches, images or the network smaller, or free some memory, and try again with"
 _Run = Callable[[Sequence[str]], None]
 
 
@@ -48,7 +51,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if missing:
         what = f"the command needs packages that are not installed ({', '.join(missing)})"
         return _fail(f"{what}; add them with: pip install 'lookaround[train]'", _USAGE)
+    _show_progress()
     return _guarded(command, words)
+
+
+def _show_progress() -> None:
+    """What the libraries have to say while something takes long goes to standard error."""
+    log = logging.getLogger("lookaround")
+    log.handlers = [logging.StreamHandler()]
+    log.setLevel(logging.INFO)
 
 
 def _guarded(command: Command, words: list[str]) -> int:
@@ -67,7 +78,24 @@ def _guarded(command: Command, words: list[str]) -> int:
         return _fail(f"interrupted; go on with: {command.resuming(words)}", 128 + signal.SIGINT)
     except OSError as error:
         return _fail(_failed_write(error, command.resuming(words)), _FAILURE)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        return _fail(f"out of memory: {_needed(error)}; {_SMALLER}: {command.resuming(words)}", _FAILURE)
     return 0
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Of the processor or of an accelerator; torch has no exception of its own for the former."""
+    from torch import OutOfMemoryError
+
+    return isinstance(error, (MemoryError, OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
+def _needed(error: Exception) -> str:
+    """How much was asked for, where the message says so."""
+    found = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
+    return f"{found[1]} could not be had" if found else "some could not be had"
 
 
 def _failed_write(error: OSError, resuming: str) -> str:
@@ -87,6 +115,18 @@ def _train(words: Sequence[str]) -> None:
     from lookaround.commands.train import train
 
     train(words)
+
+
+def _methods(words: Sequence[str]) -> None:
+    from lookaround.commands.methods import methods
+
+    methods(words)
+
+
+def _status(words: Sequence[str]) -> None:
+    from lookaround.commands.status import status
+
+    status(words)
 
 
 def _landscape(words: Sequence[str]) -> None:
@@ -134,7 +174,9 @@ class Command:
 
 
 COMMANDS = {
-    "train": Command("train and compare methods on images, at equal budget", _train, "--resume"),
+    "train": Command("train and compare methods on a task, at equal budget", _train, "--resume"),
+    "methods": Command("list the methods and their settings", _methods),
+    "status": Command("say which runs of an experiment are finished", _status),
     "compare": Command("put experiments on one task side by side, paired by seed", _compare),
     "soup": Command("average finished models' weights into one file", _soup),
     "landscape": Command("draw loss and accuracy on planes, lines and inside rounds", _landscape),

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from lookaround.averaging import greedy_soup
 from lookaround.cli import main
 from lookaround.commands.runs import load_run
-from lookaround.experiment import load_network
+from lookaround.tasks.vision import load_network
 from lookaround.tasks.vision.data import load_data
 from lookaround.tasks.vision.data.dataset import class_order
 
@@ -134,19 +134,31 @@ def test_bad_input_is_one_line(runs, tmp_path, refused, words, said):
 
 
 def test_runs_that_held_nothing_out_cannot_be_chosen_on_training_images(tmp_path, refused):
-    words = ["--epochs", "1", "--test-images", "20", "--width", "4", "--batch-size", "400", "--methods", "sgd"]
+    words = ["--epochs", "1", "--test-images", "20", "--width", "4", "--methods", "sgd:batch=400"]
     assert main(["train", *words, "--device", "cpu", "--out", str(tmp_path / "all")]) == 0
     said = refused("soup", str(tmp_path / "out.safetensors"), str(tmp_path / "all"), "--greedy")
     assert "there is no" in said  # an experiment's folder is no model; its run's is
-    said = refused("soup", str(tmp_path / "out.safetensors"), str(tmp_path / "all" / "sgd" / "seed-0"), "--greedy")
+    said = refused(
+        "soup", str(tmp_path / "out.safetensors"), str(tmp_path / "all" / "sgd,batch=400" / "seed-0"), "--greedy"
+    )
     assert "train them with --train-images N" in said
 
 
 def test_images_that_the_experiment_set_aside_are_chosen_on(tmp_path, capsys):
-    words = ["--epochs", "2", "--train-images", "100", "--test-images", "20", "--width", "4", "--batch-size", "40"]
+    words = ["--epochs", "2", "--train-images", "100", "--test-images", "20", "--width", "4"]
     out = tmp_path / "chosen"
-    choosing = ["--methods", "sgd", "greedy-soup", "--hold-out", "0.2", "--device", "cpu", "--out", str(out)]
+    choosing = [
+        "--methods",
+        "sgd:batch=40",
+        "greedy-soup:batch=40",
+        "--hold-out",
+        "0.2",
+        "--device",
+        "cpu",
+        "--out",
+        str(out),
+    ]
     assert main(["train", *words, *choosing]) == 0
-    runs = [str(out / method / "seed-0") for method in ("sgd", "greedy-soup")]
+    runs = [str(out / f"{method},batch=40" / "seed-0") for method in ("sgd", "greedy-soup")]
     assert main(["soup", str(tmp_path / "soup.safetensors"), *runs, "--greedy", "--device", "cpu"]) == 0
     assert "accuracy on 20 held-out images" in capsys.readouterr().out

@@ -226,11 +226,16 @@ class ModelAverage(ABC):
             ValueError: There is no point in the average yet.
             OSError: The file cannot be written; what was at ``path`` is still there.
         """
-        slots, points = self._whole_model(which)
-        values = {s.name: whole(v).to(s.tensor.dtype) for s, v in zip(slots, points, strict=True)}
+        slots, values = self._whole_model(which)
+        self._write(path, slots, [whole(v).to(s.tensor.dtype) for s, v in zip(slots, values, strict=True)], {})
+
+    def _write(
+        self, path: str | PathLike[str], slots: list[Slot], values: list[Tensor], metadata: Mapping[str, str]
+    ) -> None:
+        """Whole ``values`` under the names of ``slots``, tied ones once; rank 0 writes."""
         tied = {alias: s.name for s in slots for alias in s.aliases[1:]}
         if is_main_process():
-            save_tensors(path, values, {"format": "pt", **tied})
+            save_tensors(path, self._named(slots, values), {"format": "pt", **tied, **metadata})
 
     def __getstate__(self) -> dict[str, Any]:
         self._keep_reestimated()

@@ -62,6 +62,7 @@ def relative_width(gamma: float) -> float:
 
     References: Karras et al. 2024, equation 123.
 
+    >>> from lookaround.averaging.power_rule import relative_width
     >>> round(relative_width(6.94), 3), round(relative_width(16.97), 3)
     (0.1, 0.05)
     """
@@ -76,6 +77,7 @@ def exponent(width: float) -> float:
 
     References: Karras et al. 2024, algorithm 2, which takes the root of the same cubic.
 
+    >>> from lookaround.averaging.power_rule import exponent
     >>> round(exponent(0.1), 2), round(exponent(12**-0.5), 9)
     (6.94, 0.0)
     """

@@ -55,6 +55,7 @@ class Rule(ABC):
 def window_of(fraction: float, total: int) -> int:
     """⌈fraction · total⌉, the number of points in the last ``fraction`` of them.
 
+    >>> from lookaround.averaging.rules import window_of
     >>> window_of(0.5, 7), window_of(0.1, 30)
     (4, 3)
     """
@@ -135,6 +136,7 @@ def uniform() -> Rule:
     References: Polyak and Juditsky 1992; Izmailov et al. 2018, "Averaging Weights Leads to Wider Optima and Better
     Generalization".
 
+    >>> from lookaround.averaging import uniform
     >>> [uniform().weight(n, n - 1) for n in (1, 2, 4)]
     [1.0, 0.5, 0.25]
     """
@@ -161,6 +163,7 @@ def exponential(decay: float, *, bias_correction: bool = False, warmup: float | 
     Raises:
         ValueError: ``decay`` is outside [0, 1), ``warmup`` is not positive, or both corrections are asked for.
 
+    >>> from lookaround.averaging import exponential
     >>> exponential(0.9).weight(2, 1), exponential(0.9, bias_correction=True).weight(2, 1), exponential(0.9, warmup=1).weight(2, 1)
     (0.09999999999999998, 0.5263157894736842, 0.5)
     """
@@ -194,6 +197,7 @@ def tail(fraction: float, *, total: int | None = None) -> Rule:
     References: Jain et al. 2018, "Parallelizing Stochastic Gradient Descent for Least Squares Regression"; Rakhlin et
     al. 2012.
 
+    >>> from lookaround.averaging import tail
     >>> tail(0.5, total=10).sums, tail(0.5).sums
     (1, 2)
     """

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,7 +11,10 @@ from torch import Tensor, nn
 
 from lookaround import tensors
 from lookaround.averaging.model_average import ModelAverage, Point
+from lookaround.averaging.posthoc import Profile, snapshot_metadata, snapshot_path
+from lookaround.averaging.power_rule import Power
 from lookaround.averaging.rules import Rule, Tail
+from lookaround.averaging.sharding import whole
 from lookaround.averaging.slots import Policy, own_names, require_equal, shapes
 from lookaround.averaging.states import require_count, require_keys, require_list, require_tensors
 
@@ -249,6 +254,35 @@ class RunningAverage(ModelAverage):
             raise ValueError(f"the state is damaged: means of {lengths} points cannot be of {count}")
         for mean in means:
             self._check_named(self._averaged_slots, mean, "the state's average")
+
+    def store(self, folder: str | PathLike[str]) -> list[Path]:
+        """Write the power-function averages as they are now into ``folder``, one file each, for
+        :func:`~lookaround.averaging.synthesize` to make averages of other widths from after the training.
+
+        A file is whole or not there; after a resumed run has come to the same point again it is the same one. Weights are
+        written in the precision they are averaged in, frozen parameters not at all. Every process calls this where
+        DTensors are averaged, and rank 0 writes.
+
+        Returns:
+            The files.
+
+        Raises:
+            ValueError: No average is of the :func:`power` rule, or there is no point yet.
+            OSError: A file cannot be written.
+        """
+        self._check_model()
+        files = []
+        for which, track in enumerate(self._tracks):
+            if isinstance(track.rule, Power):
+                profile = Profile(track.rule.gamma, self._count)
+                files.append(snapshot_path(folder, profile))
+                values = [whole(value) for value in self._values(which)]
+                self._write(files[-1], self._slots, values, snapshot_metadata(profile))
+        if not files:
+            raise ValueError(
+                f"only averages of the power() rule can be synthesized from afterwards, and {self!r} has none"
+            )
+        return files
 
     def averaged_model_state(self, which: int = 0) -> dict[str, Tensor]:
         """The average as the ``state_dict`` of ``torch.optim.swa_utils.AveragedModel(model)``, ready for its

@@ -9,6 +9,7 @@ from torch import Tensor
 def require_keys(state: Mapping[str, Any], keys: Iterable[str], kind: str) -> None:
     """Raise ValueError unless ``state`` has all ``keys`` of a state of ``kind``.
 
+    >>> from lookaround.averaging.states import require_keys
     >>> require_keys({"count": 1}, ["count"], "an average")
     """
     if not isinstance(state, Mapping):
@@ -21,6 +22,7 @@ def require_keys(state: Mapping[str, Any], keys: Iterable[str], kind: str) -> No
 def require_settings(state: Mapping[str, Any], settings: Mapping[str, Any], here: str) -> None:
     """Raise ValueError where ``state`` was saved with other ``settings`` than those of ``here``.
 
+    >>> from lookaround.averaging.states import require_settings
     >>> require_settings({"cycle": 2}, {"cycle": 2}, "procedure")
     """
     for name, value in settings.items():
@@ -31,6 +33,7 @@ def require_settings(state: Mapping[str, Any], settings: Mapping[str, Any], here
 def require_count(value: object, name: str) -> int:
     """``value`` as a count. Raise ValueError unless it is a whole number of at least 0.
 
+    >>> from lookaround.averaging.states import require_count
     >>> require_count(3, "count")
     3
     """
@@ -43,6 +46,7 @@ def require_count(value: object, name: str) -> int:
 def require_number(value: object, name: str) -> None:
     """Raise ValueError unless ``value`` is a number.
 
+    >>> from lookaround.averaging.states import require_number
     >>> require_number(0.5, "loss")
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -52,6 +56,7 @@ def require_number(value: object, name: str) -> None:
 def require_tensors(values: object, what: str) -> Mapping[str, Tensor]:
     """``values`` as named tensors. Raise ValueError if they are anything else.
 
+    >>> from lookaround.averaging.states import require_tensors
     >>> require_tensors({}, "the state's mean")
     {}
     """
@@ -63,6 +68,7 @@ def require_tensors(values: object, what: str) -> Mapping[str, Tensor]:
 def require_list(value: object, name: str) -> list[Any]:
     """``value`` as a list. Raise ValueError if it is none.
 
+    >>> from lookaround.averaging.states import require_list
     >>> require_list([1], "lengths")
     [1]
     """

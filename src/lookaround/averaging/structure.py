@@ -32,6 +32,7 @@ def _is_ordinary(tensor: Tensor) -> bool:
 class Structure:
     """The names, shapes and ties of a model's tensors, as they were at construction.
 
+    >>> from lookaround.averaging.structure import Structure
     >>> import torch
     >>> from lookaround.averaging.slots import find_slots
     >>> model = torch.nn.Linear(2, 1)

@@ -41,6 +41,7 @@ def _limit(losses: list[float], rate: float) -> float:
 
     The mean is taken of the differences, so that it is no lower than the lowest, and equal losses have themselves for mean.
 
+    >>> from lookaround.averaging.swad import _limit
     >>> _limit([0.1, 0.1, 0.1], 1), _limit([-2.0, -2.0], 1.5), _limit([1.0, 3.0], 1.5)
     (0.1, -1.0, 3.0)
     """

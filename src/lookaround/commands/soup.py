@@ -13,14 +13,19 @@ from torch import Tensor
 from lookaround.averaging import RecipeLine, greedy_soup, soup_files
 from lookaround.commands.images import DataOptions, experiment_of, load_images
 from lookaround.commands.parsing import parse, usage_errors
-from lookaround.commands.runs import Run, diverged, load_runs, network_of
-from lookaround.experiment import TrainConfig, UsageError
-from lookaround.experiment.comparison import SUBSET_SEED, cpu_threads, prepare
-from lookaround.experiment.evaluation import evaluate
-from lookaround.experiment.holdout import hold_out
+from lookaround.commands.runs import Run, diverged, load_runs, network_of, vision
+from lookaround.errors import UsageError
+from lookaround.experiment import Budget, Plan
+from lookaround.experiment.comparison import cpu_threads
 from lookaround.experiment.results import NETWORK
-from lookaround.tasks.vision.data import ImageData
+from lookaround.experiment.running import prepare
+from lookaround.methods import Spec
+from lookaround.tasks.vision import VisionTask
+from lookaround.tasks.vision.data import ImageData, Images
 from lookaround.tasks.vision.data.dataset import class_order
+from lookaround.tasks.vision.data.images import select
+from lookaround.tasks.vision.evaluation import evaluate
+from lookaround.tasks.vision.task import SUBSET_SEED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +90,11 @@ def _greedy(options: SoupOptions, files: Sequence[Path]) -> list[Path]:
     if options.weights:
         raise UsageError("--greedy gives its members equal weights; leave --weights out")
     runs = load_runs(files)
-    config = experiment_of(runs, options)
-    with cpu_threads(options.threads or config.threads), usage_errors():
-        data = load_images(config, network_of(runs)[1])
-        images, labels = _chosen_on(runs, config, data, options.split)
-        score = _accuracy(runs, data, images, labels, options.batch_size)
+    plan = experiment_of(runs, options)
+    with cpu_threads(options.threads or plan.machine.threads), usage_errors():
+        task = load_images(plan, network_of(runs)[1])
+        images, labels = _chosen_on(runs, plan, task, options.split)
+        score = _accuracy(runs, task.data, images, labels, options.batch_size)
         found = greedy_soup(files, score)
     print(f"accuracy on {len(labels):,} {options.split} images:")
     for index, (file, own) in enumerate(zip(files, found.scores, strict=True)):
@@ -98,30 +103,35 @@ def _greedy(options: SoupOptions, files: Sequence[Path]) -> list[Path]:
     return [files[index] for index in found.members]
 
 
-def _chosen_on(runs: Sequence[Run], config: TrainConfig, data: ImageData, split: str) -> tuple[Tensor, Tensor]:
+def _chosen_on(runs: Sequence[Run], plan: Plan, task: VisionTask, split: str) -> tuple[Images, Tensor]:
     if split == "test":
-        return data.test_images, data.test_labels
-    configs = [run.config for run in runs if run.config is not None and run.config.data == config.data]
-    _, set_aside = hold_out(data, config, config.methods[0])
-    if set_aside is not None and len(configs) == len(runs) and len(set(configs)) == 1:
-        return set_aside
-    counts = [c.train_images for c in configs]
-    known = [count for count in counts if count is not None]
+        return task.data.test_images, task.data.test_labels
+    plans = [run.plan for run in runs if run.plan is not None and vision(run.plan).data == task.config.data]
+    alike = {(found.config, found.held_out) for found in plans}
+    if task.held_out is not None and len(plans) == len(runs) and len(alike) == 1:
+        return task.held_out
+    known = [count for count in (vision(found).train_images for found in plans) if count is not None]
     if len(known) < len(runs):
         raise UsageError(
             "no training images are known to be held out from every model: train them with --train-images N, which holds "
             "out the others, or choose on --split test"
         )
-    whole = prepare(replace(config, train_images=None))
-    order = class_order(whole.train_labels, SUBSET_SEED, proportional=False)
-    left = order[max(known) :].sort().values
+    return _left_out(plan, max(known))
+
+
+def _left_out(plan: Plan, trained_on: int) -> tuple[Images, Tensor]:
+    """The training images beyond those that were trained on."""
+    everything = replace(plan, config=replace(vision(plan), train_images=None), budget=Budget(), methods=(Spec("sgd"),))
+    task = prepare(everything).task
+    assert isinstance(task, VisionTask)
+    left = class_order(task.data.train_labels, SUBSET_SEED, proportional=False)[trained_on:].sort().values
     if not len(left):
         raise UsageError("the models were trained on every training image; choose on --split test")
-    return whole.train_images[left], whole.train_labels[left]
+    return select(task.data.train_images, left), task.data.train_labels[left]
 
 
 def _accuracy(
-    runs: Sequence[Run], data: ImageData, images: Tensor, labels: Tensor, batch_size: int
+    runs: Sequence[Run], data: ImageData, images: Images, labels: Tensor, batch_size: int
 ) -> Callable[[dict[str, Tensor]], float]:
     model = network_of(runs)[0].to(images.device)
 

@@ -2,44 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from lookaround.errors import DivergedError, UsageError
-from lookaround.experiment.batches import Batches, branch_augmentations
-from lookaround.experiment.config import TrainConfig
 from lookaround.experiment.display import Display, Lines
 from lookaround.experiment.folder import ExperimentFolder
-from lookaround.experiment.holdout import hold_out
 from lookaround.experiment.interrupts import StopRequest, stop_requests
-from lookaround.experiment.methods import METHODS
-from lookaround.experiment.networks import Architecture
+from lookaround.experiment.lock import locked
+from lookaround.experiment.plan import Plan
 from lookaround.experiment.report import Comparison, report
+from lookaround.experiment.running import Prepared, check_methods, prepare
 from lookaround.experiment.training import Training
-from lookaround.tasks.vision.data import ImageData, load_data
-
-# Which images make a subset does not change with a run's seed: all runs train and test on the same ones.
-SUBSET_SEED = 0
+from lookaround.methods import Spec
 
 
-def train(config: TrainConfig, out: Path, display: Display | None = None, *, resume: bool = False) -> Comparison:
-    """Trains every method of ``config`` with every seed and compares them.
+def train(
+    plan: Plan,
+    out: Path,
+    display: Display | None = None,
+    *,
+    resume: bool = False,
+    add_methods: Sequence[Spec] = (),
+    add_seeds: Sequence[int] = (),
+) -> Comparison:
+    """Trains every method of ``plan`` with every seed and compares them.
 
-    ``out`` gets ``config.json``, ``results.json``, ``table.md``, ``curves.png`` and, for each run, a folder
-    ``METHOD/seed-SEED`` with ``metrics.jsonl``, TensorBoard events, ``checkpoint.pt``, ``model.safetensors`` and
-    ``result.json``; an ensemble's networks are ``member-0.safetensors`` and so on beside it. Each file is written whole
-    or not at all, and finished runs are never trained again. A run whose loss is no longer finite ends there; the others go
-    on, and the table says which have diverged.
+    ``out`` gets ``experiment.json``, ``results.json``, ``table.md``, ``curves.png`` and, for each run, a folder ``METHOD/seed-SEED``
+    with ``metrics.jsonl``, TensorBoard events, ``checkpoint.pt``, ``model.safetensors`` and ``result.json``; an ensemble's networks
+    are ``member-1.safetensors`` and so on beside it. Each file is written whole or not at all, and finished runs are never
+    trained again. Every method is built before anything is written, so that a setting that it refuses is noticed at once. A run whose
+    loss is no longer finite ends there; the others go on, and the table says which have diverged.
 
     Args:
-        config: what to compute.
-        out: the experiment's folder.
-        display: follows the experiment; None prints a line an epoch.
+        plan: what to compute.
+        out: the experiment's folder. One process at a time works in it.
+        display: follows the experiment; None prints a line an evaluation.
         resume: go on with the unfinished experiment in ``out``, bit for bit; one that was not begun starts.
+        add_methods: extend the experiment in ``out``, whose plan ``plan`` is, by these methods.
+        add_seeds: extend it by these seeds.
 
     Raises:
         UsageError: for anything that cannot be used: data, names, settings, folder, checkpoint.
@@ -49,50 +53,45 @@ def train(config: TrainConfig, out: Path, display: Display | None = None, *, res
 
     Example:
         >>> import tempfile
-        >>> from lookaround.experiment import load_network
-        >>> config = TrainConfig(methods=("sgd", "lookaround"), epochs=1, train_images=100, width=4)
+        >>> from lookaround.methods import Spec
+        >>> from lookaround.tasks.vision import VisionConfig, load_network
+        >>> plan = Plan("vision", VisionConfig(train_images=100, width=4), (Spec("sgd"), Spec.parse("lookaround:k=2")))
         >>> with tempfile.TemporaryDirectory() as out:
-        ...     comparison = train(config, Path(out))
+        ...     comparison = train(replace(plan, budget=replace(plan.budget, epochs=1)), Path(out))
         ...     model, architecture = load_network(comparison.networks[1])
         sgd, seed 0 | epoch 1 | ...
-        lookaround, seed 0 | epoch 1 | ...
-        >>> [result.gradient_evaluations for result in comparison.results]
-        [3, 3]
+        lookaround:k=2, seed 0 | epoch 1 | ...
+        >>> [result.spent for result in comparison.results]
+        [192, 192]
     """
     display = display or Lines(print)
-    folder = ExperimentFolder(out, config)
-    if folder.exists and not resume and None in folder.ends().values():
-        raise UsageError(f"{out} holds this experiment, unfinished: add --resume to go on, or choose another --out")
-    data = prepare(config)
-    with cpu_threads(config.threads), stop_requests() as stop:
-        changed = folder.create(data.train_images.device)
-        if changed:
-            display.note(f"{out}: {changed}")
-        _train_all(folder, data, display, stop)
-    return report(folder)
-
-
-def prepare(config: TrainConfig) -> ImageData:
-    """Loads the data and checks every name, before anything is written.
-
-    Returns:
-        The images, on the training device.
-
-    Raises:
-        UsageError: naming what cannot be used.
-    """
-    unknown = [method for method in config.methods if method not in METHODS]
-    if unknown:
-        raise UsageError(f"unknown method {unknown[0]!r}; choose from {', '.join(METHODS)}")
+    folder = ExperimentFolder(out, plan)
+    _check_may_begin(folder, resume, bool(add_methods or add_seeds))
     try:
-        branch_augmentations(config)
-        data = load_data(config.data, config.root, size=config.image_size)
-        data = data.subset(config.train_images, config.test_images, SUBSET_SEED)
-        Architecture.for_data(config.model, config.width, data).build()
-        hold_out(data, config, config.methods[0])
+        wanted = plan.extended(tuple(add_methods), tuple(add_seeds))
     except ValueError as error:
         raise UsageError(str(error)) from error
-    return to_device(data, config.device)
+    prepared = prepare(wanted)
+    check_methods(prepared)
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out), cpu_threads(plan.machine.threads), stop_requests() as stop:
+        folder.check()  # another process may have extended it since
+        changed = folder.create(prepared)
+        if wanted != plan:
+            folder.extend(wanted)
+        if changed:
+            display.note(f"{out}: {changed}")
+        _train_all(folder, prepared, display, stop)
+        return report(folder, prepared)
+
+
+def _check_may_begin(folder: ExperimentFolder, resume: bool, extend: bool) -> None:
+    if extend and not folder.exists:
+        raise UsageError(f"{folder.path} holds no experiment to extend; name methods with --methods to begin one")
+    if folder.exists and not (resume or extend) and None in folder.ends().values():
+        raise UsageError(
+            f"{folder.path} holds this experiment, unfinished: add --resume to go on, or choose another --out"
+        )
 
 
 @contextmanager
@@ -106,46 +105,18 @@ def cpu_threads(number: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def to_device(data: ImageData, name: str) -> ImageData:
-    """The data on the named device; ``auto`` is CUDA where there is one, else the CPU.
-
-    Raises:
-        UsageError: for a device that is not there, or neither a CPU nor a CUDA one.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.partition(":")[0] not in ("cpu", "cuda"):
-        raise UsageError(f"unknown device {name!r}; choose auto, cpu, cuda or cuda:N")
-    parts = ("train_images", "train_labels", "test_images", "test_labels")
-    try:
-        return replace(data, **{part: getattr(data, part).to(name) for part in parts})
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
-
-
-def _train_all(folder: ExperimentFolder, data: ImageData, display: Display, stop: StopRequest) -> None:
-    config = folder.config
+def _train_all(folder: ExperimentFolder, prepared: Prepared, display: Display, stop: StopRequest) -> None:
     open_runs = [run for run, end in folder.ends().items() if end is None]
     if not open_runs:
         display.note(f"every run in {folder.path} is finished; nothing to train")
-    trained_on, _ = hold_out(data, config, config.methods[0])
-    minibatches = Batches(trained_on, config, seed=0).per_epoch * config.epochs
     with display:
-        display.begin(minibatches * len(open_runs))
-        for method, seed in open_runs:
-            training = _training(folder, data, method, seed, display)
-            display.run(f"{method}, seed {seed}", training.step)
+        display.begin(len(open_runs))
+        for spec, seed in open_runs:
+            path = folder.run(spec, seed)
+            path.mkdir(parents=True, exist_ok=True)
+            training = Training(prepared, spec, seed, path, display)
+            display.run(f"{spec.label}, seed {seed}", training.step, training.total)
             try:
                 training.train(stop)
             except DivergedError as error:
-                display.note(training.give_up(str(error)).diverged)
-                display.skip(training.total - training.step)
-
-
-def _training(folder: ExperimentFolder, data: ImageData, method: str, seed: int, display: Display) -> Training:
-    path = folder.run(method, seed)
-    path.mkdir(parents=True, exist_ok=True)
-    try:
-        return Training(folder.config, data, method, seed, path, display)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+                display.note(str(training.give_up(str(error)).diverged))

@@ -9,6 +9,7 @@ def stream_seed(*parts: int | str) -> int:
     """A 63-bit seed that depends on all of ``parts`` and on their order.
 
     Example:
+        >>> from lookaround.tasks.streams import stream_seed
         >>> stream_seed(0, "order", 1) == stream_seed(0, "order", 2)
         False
     """

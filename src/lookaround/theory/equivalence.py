@@ -38,7 +38,10 @@ from lookaround.theory.settings import Setting, resolve
 
 
 class AtEqualSamples(NamedTuple):
-    """Expected excess losses of the two at the same numbers of samples."""
+    """Expected excess losses of the two at the same numbers of samples.
+
+    Source: the module's derivation.
+    """
 
     lookaround: Tensor
     sgd: Tensor
@@ -70,6 +73,7 @@ def at_equal_samples(
         ValueError: a setting outside its range.
 
     Example:
+        >>> from lookaround.theory import at_equal_samples
         >>> both = at_equal_samples(a=1.0, sigma2=1.0, lr=0.01, passes=300)
         >>> round((both.lookaround / both.sgd).item(), 3)
         0.989
@@ -103,6 +107,7 @@ def fixed_point_ratio(a: ArrayLike, lr: ArrayLike, *, branches: ArrayLike = 3, m
         ValueError: a setting outside its range.
 
     Example:
+        >>> from lookaround.theory import fixed_point_ratio
         >>> fixed_point_ratio(1.0, 0.5, branches=2).item()
         1.1666666666666667
 
@@ -142,6 +147,7 @@ def measured_ratio(
         ValueError: no round ends after the first ``settled`` passes.
 
     Example:
+        >>> from lookaround.theory import fixed_point_ratio, measured_ratio
         >>> ratio = measured_ratio(lambda x: x, lambda x: x * x / 2, 0.5, chains=500)
         >>> abs(ratio - fixed_point_ratio(1.0, 0.5).item()) < 0.05
         True

@@ -89,6 +89,8 @@ def augmentation(name: str) -> Augmentation:
         ValueError: for an unknown name.
 
     Example:
+        >>> import torch
+        >>> from lookaround.tasks.vision.data import augmentation
         >>> images = torch.randint(256, (8, 3, 32, 32), dtype=torch.uint8)
         >>> augmentation("rand-augment")(images, torch.Generator().manual_seed(0)).shape
         torch.Size([8, 3, 32, 32])
@@ -113,6 +115,7 @@ def default_augmentations(data_name: str, branches: int) -> list[str]:
         ValueError: for a number of branches that the list cannot serve.
 
     Example:
+        >>> from lookaround.tasks.vision.data import default_augmentations
         >>> default_augmentations("cifar10", 3)
         ['horizontal-flip', 'vertical-flip', 'rand-augment']
     """

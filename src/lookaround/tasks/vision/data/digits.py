@@ -17,6 +17,7 @@ def load_digits() -> ImageData:
     fifth of its images (±1) to the test part.
 
     Example:
+        >>> from lookaround.tasks.vision.data.digits import load_digits
         >>> data = load_digits()
         >>> tuple(data.train_images.shape), tuple(data.test_images.shape)
         ((1437, 1, 8, 8), (360, 1, 8, 8))

@@ -47,6 +47,8 @@ def random_crop(images: Tensor, padding: int, generator: Generator) -> Tensor:
         ValueError: for a negative padding.
 
     Example:
+        >>> import torch
+        >>> from lookaround.tasks.vision.data import random_crop
         >>> images = torch.full((4, 1, 8, 8), 255, dtype=torch.uint8)
         >>> random_crop(images, 2, torch.Generator().manual_seed(0)).shape
         torch.Size([4, 1, 8, 8])

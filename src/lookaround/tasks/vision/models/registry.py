@@ -41,6 +41,7 @@ def build_model(
             small for the network.
 
     Example:
+        >>> from lookaround.tasks.vision.models import build_model
         >>> import torch
         >>> model = build_model("resnet9", classes=10, width=8)
         >>> tuple(model(torch.zeros(2, 3, 32, 32)).shape)
