@@ -16,6 +16,7 @@ from lookaround.experiment import Budget, Comparison, Machine, Plan, display_for
 from lookaround.experiment import train as run
 from lookaround.experiment.folder import EXPERIMENT, saved_plan
 from lookaround.experiment.results import MEMBER
+from lookaround.experiment.team import team
 from lookaround.methods import Spec
 from lookaround.methods.spec import assignments
 
@@ -70,15 +71,18 @@ class Words:
 def train(words: Sequence[str]) -> None:
     """Runs or resumes an experiment and prints its table."""
     typed = parse_train(words)
-    comparison = run(
-        typed.plan,
-        typed.out,
-        display_for(Console()),
-        resume=typed.resume,
-        add_methods=typed.add_methods,
-        add_seeds=typed.add_seeds,
-    )
-    _print(comparison, typed.out)
+    with team() as together:
+        comparison = run(
+            typed.plan,
+            typed.out,
+            display_for(Console()),
+            resume=typed.resume,
+            add_methods=typed.add_methods,
+            add_seeds=typed.add_seeds,
+            team=together,
+        )
+    if together.first:
+        _print(comparison, typed.out)
 
 
 def _print(comparison: Comparison, out: Path) -> None:
