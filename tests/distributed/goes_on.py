@@ -17,7 +17,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 
 from lookaround import Lookaround
-from lookaround.distributed import BranchBatches, Checkpoints, keyed_generator, load_run, save_run
+from lookaround.distributed import BranchBatches, Checkpoints, join, keyed_generator, load_run, save_run
 
 BRANCHES, K, BATCH, SAMPLES = 4, 4, 8, 64
 
@@ -78,7 +78,7 @@ def train(folder: Path, steps: int, every: int, **settings) -> nn.Module:
 
 
 def main(folder: Path, steps: int, every: int) -> None:
-    dist.init_process_group("gloo", timeout=timedelta(minutes=2))
+    join("gloo", timeout=timedelta(minutes=2))
     mesh = init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("branch",))
     model = train(folder, steps, every, mesh=mesh)
     if dist.get_rank() == 0:

@@ -116,7 +116,7 @@ def refuses(rank: int, size: int, folder: str) -> None:
         save_run(Checkpoints(folder), 1, model, optimizer)
     save_run(Checkpoints(folder), 1, model, optimizer)
     other = torch.nn.Linear(4, 3)
-    with pytest.raises(ValueError, match="another model: 0.bias"):
+    with pytest.raises(ValueError, match=r"another model: 0\.bias"):
         load_run(
             Checkpoints(folder),
             other,

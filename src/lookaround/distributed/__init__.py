@@ -2,6 +2,7 @@
 
 from lookaround.distributed.checkpoints import Checkpoints
 from lookaround.distributed.data import BranchBatches, keyed_generator, keyed_seed
+from lookaround.distributed.join import join
 from lookaround.distributed.placement import Placement, place
 from lookaround.distributed.roll_call import LostRankError
 from lookaround.distributed.rows import Rows
@@ -13,6 +14,7 @@ __all__ = [
     "LostRankError",
     "Placement",
     "Rows",
+    "join",
     "keyed_generator",
     "keyed_seed",
     "load_run",

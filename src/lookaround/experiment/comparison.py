@@ -69,7 +69,7 @@ def train(
     """
     team = team or Team()
     display = (display or Lines(print)) if team.first else Silent()
-    folder = team.from_first(lambda: ExperimentFolder(out, plan))
+    folder = ExperimentFolder(out, plan)
     team.from_first(lambda: _check_may_begin(folder, resume or restarted(), bool(add_methods or add_seeds)))
     try:
         wanted = plan.extended(tuple(add_methods), tuple(add_seeds))
@@ -78,8 +78,9 @@ def train(
     prepared = prepare(wanted, team)
     check_methods(prepared)
     with _taken(out, team), cpu_threads(plan.machine.threads), stop_requests() as stop:
-        open_runs = team.from_first(lambda: _opened(folder, prepared, display))
-        _train_all(folder, open_runs, prepared, display, stop)
+        unfinished = team.from_first(lambda: _opened(folder, prepared, display))
+        runs = list(wanted.runs())
+        _train_all(folder, [runs[number] for number in unfinished], prepared, display, stop)
         return team.from_first(lambda: report(folder, prepared))
 
 
@@ -99,15 +100,15 @@ def _lock(lock: ExitStack, out: Path) -> None:
     lock.enter_context(locked(out))
 
 
-def _opened(folder: ExperimentFolder, prepared: Prepared, display: Display) -> list[tuple[Spec, int]]:
-    """Writes what the folder holds, and gives the runs that are not finished."""
+def _opened(folder: ExperimentFolder, prepared: Prepared, display: Display) -> list[int]:
+    """Writes what the folder holds, and gives the numbers of the runs that are not finished."""
     folder.check()  # another process may have extended it since
     changed = folder.create(prepared)
     if prepared.plan != folder.plan:
         folder.extend(prepared.plan)
     if changed:
         display.note(f"{folder.path}: {changed}")
-    return [run for run, end in folder.ends().items() if end is None]
+    return [number for number, end in enumerate(folder.ends().values()) if end is None]
 
 
 def _check_may_begin(folder: ExperimentFolder, resume: bool, extend: bool) -> None:

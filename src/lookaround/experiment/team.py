@@ -94,10 +94,12 @@ def team() -> Iterator[Team]:
         return
     from torch.distributed.device_mesh import init_device_mesh
 
+    from lookaround.distributed import join
+
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
+    join("cpu:gloo,cuda:nccl" if device == "cuda" else "gloo")
     try:
         yield Team(dist.get_rank(), size, init_device_mesh(device, (size,), mesh_dim_names=("branch",)))
     finally:
