@@ -7,7 +7,6 @@ from datetime import timedelta
 
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
-from torch.distributed.rendezvous import TCPStore
 
 _POLL = 0.01
 
@@ -35,7 +34,9 @@ def join(backend: str | None = None, *, timeout: timedelta = timedelta(minutes=1
         return
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = TCPStore(address, port, is_master=False, timeout=timeout)
+    store = dist.TCPStore(  # type: ignore[attr-defined]
+        address, port, is_master=False, timeout=timeout
+    )
     name = meet(PrefixStore("lookaround join", store), rank, size, timeout)
     dist.init_process_group(backend, store=PrefixStore(name, store), rank=rank, world_size=size, timeout=timeout)
 
