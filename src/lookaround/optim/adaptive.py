@@ -85,8 +85,8 @@ class Fisher:
     def curvature(self, groups: Sequence[dict[str, Any]], state: Mapping[Tensor, Any]) -> dict[Tensor, Tensor]:
         """The Fisher of each parameter with a gradient."""
         found: dict[Tensor, Tensor] = {}
-        for param, group in [(param, group) for group in groups for param in group["params"]]:
-            if param.grad is not None:
+        for group in groups:
+            for param in [p for p in group["params"] if p.grad is not None]:
                 moment = _moment(state, param)
                 found[param] = self._corrected(param) if moment is None else _corrected(moment, state[param], group)
         return found

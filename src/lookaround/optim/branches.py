@@ -39,7 +39,7 @@ class Branches:
     ) -> None:
         self.local, self.model = local, model
         self._optimizers, self.optimizer = list(optimizers), optimizers[0]
-        inside = tuple(f"{o.name}_" for o in optimizers if isinstance(getattr(o, "name", None), str))
+        inside = tuple(f"{getattr(o, 'name', '')}_" for o in optimizers[:-1])
         self.own_values = OwnValues(f"{name}_inner", len(local), inside)
         self._offload = offload
         self._buffers = Buffers(model)
@@ -74,7 +74,7 @@ class Branches:
     def changed(self) -> bool:
         """Whether there are other parameters than before, or some are trained that were not. Quick: for every step."""
         count = sum([len(group["params"]) for group in self.groups])
-        return count != len(self._all) or any([p.requires_grad for p in self._frozen])
+        return count != len(self._all) or any(p.requires_grad for p in self._frozen)
 
     def follow(self, known: Iterable[Tensor] = ()) -> None:
         """Take note of the parameters and buffers there are now: sets begin with the values of what is new.

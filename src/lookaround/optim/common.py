@@ -261,7 +261,8 @@ class Common:
             return []
         entries = [self._branches.entries(b) for b in self._branches.local]
         if self._mode == "reset":
-            self._warn_without(any([momentum.reset(of) for of in entries]), first)
+            found_any = [momentum.reset(of) for of in entries]
+            self._warn_without(any(found_any), first)
             return []
         found = [momentum.moments(of) for of in entries]
         self._warn_without(any(found), first)

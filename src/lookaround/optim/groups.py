@@ -36,12 +36,13 @@ class OwnValues:
         self._before: list[tuple[Group, Group, dict[str, tuple[Tensor, int, Tensor]]]] = []
         self._left: dict[int, dict[str, tuple[Any, int]]] = {}
 
-    def _key(self, offset: int, key: str) -> str:
+    def key(self, offset: int, key: str) -> str:
+        """Where a branch's own value of a key stands."""
         return f"{self._prefix}.{offset}.{key}"
 
     def own(self, group: Group) -> list[str]:
         """The keys of a group whose values are each branch's own."""
-        head = self._key(0, "")
+        head = self.key(0, "")
         return [key.removeprefix(head) for key in group if key.startswith(head)]
 
     def fork(self, groups: Sequence[Group]) -> None:
@@ -53,7 +54,7 @@ class OwnValues:
                 if (isinstance(value, _MUTABLE) and key not in _NAMES) or key.startswith(self._inside)
             ]
             for key in {*self.own(group), *changeable}:
-                group[self._key(0, key)] = True
+                group[self.key(0, key)] = True
                 self._write(group, key, [group.get(key, _ABSENT)] * self._count)
         self.note(groups)
 
@@ -77,12 +78,12 @@ class OwnValues:
         written = {key for key in group.keys() | old.keys() if group.get(key, _ABSENT) is not old.get(key, _ABSENT)}
         for key in (written | set(_changed(tensors))) - {*self.own(group), *_NAMES}:
             value = tensors[key][2] if key in tensors else old.get(key, _ABSENT)
-            group[self._key(0, key)] = True
+            group[self.key(0, key)] = True
             self._write(group, key, [group.get(key, _ABSENT)] + [value] * (self._count - 1))
 
     def _write(self, group: Group, key: str, values: Sequence[Any]) -> None:
         for offset, value in enumerate(values):
-            name = self._key(offset, key) if offset else key
+            name = self.key(offset, key) if offset else key
             if value is _ABSENT:
                 group.pop(name, None)
             else:
@@ -93,7 +94,7 @@ class OwnValues:
         self._spread(groups)
         for group in groups:
             for key in self.own(group):
-                names = [key, *(self._key(offset, key) for offset in range(1, self._count))]
+                names = [key, *(self.key(offset, key) for offset in range(1, self._count))]
                 values = [group.get(name, _ABSENT) for name in names]
                 for name, value in zip(names, values[by:] + values[:by], strict=True):
                     if value is _ABSENT:
@@ -118,7 +119,7 @@ class OwnValues:
         """A group as a waiting branch has it."""
         theirs = dict(group)
         for key in self.own(group):
-            value = theirs.get(self._key(offset, key), _ABSENT)
+            value = theirs.get(self.key(offset, key), _ABSENT)
             if value is _ABSENT:
                 theirs.pop(key, None)
             else:

@@ -52,9 +52,9 @@ class Kept:
 
     def follow(self, keys: Sequence[Hashable], live: Sequence[Tensor]) -> None:
         """Take note of what is live now; sets are laid out anew where that has changed, and begin with the live values of what is new."""
-        if self._layout is not None and len(keys) == len(self._keys) and all(map(is_, keys, self._keys)):
-            if self._layout.is_of(live):
-                return
+        same = len(keys) == len(self._keys) and all(map(is_, keys, self._keys))
+        if same and self._layout is not None and self._layout.is_of(live):
+            return
         known = {name: dict(zip(self._keys, values, strict=True)) for name, values in self._sets.items()}
         self._keys, self._live, self._layout = list(keys), list(live), Layout(live)
         self._places = {key: i for i, key in enumerate(keys)}

@@ -62,8 +62,8 @@ class Lookahead(Rounds):
         model: the module that is trained. With it its buffers (batch-norm running statistics) are averaged like the weights, and part
             of `averaged`; without it they are left alone.
         outer: an outer optimizer in the place of α: a function from parameters to a torch optimizer that moves φ with gradient φ - θ_k,
-            e.g. ``lambda p: torch.optim.SGD(p, lr=0.7, momentum=0.9, nesterov=True)``, which is SNOO. ``alpha=a`` below 1 is plain SGD of rate
-            a, bit for bit. It is kept as the attribute ``outer``, for its settings to be read and scheduled, and saved with the state.
+            e.g. ``lambda p: torch.optim.SGD(p, lr=0.7, momentum=0.9, nesterov=True)``, which is SNOO. ``alpha=a`` below 1 is plain SGD of
+            rate a, bit for bit. It is kept as the attribute ``outer``, for its settings to be read and scheduled, and saved with the state.
             Buffers, and slow weights and momentum of what is inside, go to their mean.
 
     The settings live in the groups as ``lookahead_k`` and ``lookahead_alpha``, so they can be scheduled, each group's own α included;

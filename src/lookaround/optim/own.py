@@ -13,6 +13,9 @@ from lookaround.optim.plain import dtype_note
 from lookaround.optim.schema import Entry, Label, State
 
 Group = dict[str, Any]
+
+# What a state dict says of itself in the groups.
+COUNTED = ("_has_slow", "_has_training", "_tensors", "_entries")
 Loaded = dict[Tensor, Entry]
 
 
@@ -107,12 +110,16 @@ class Own:
         for index, param in enumerate(branches.params()):
             if own := self.entry(param):
                 state[index] = {**state.get(index, {}), **{self._prefix + label: v for label, v in own.items()}}
+        groups = [dict(group) for group in state_dict["param_groups"]]
         for branch in branches.idle:
             with branches.in_place(branch):
                 theirs = branches.optimizer.state_dict()
             head = f"{self._prefix}branch.{branches.offset(branch)}."
             beside |= {head + key: value for key, value in theirs.items() if key not in ("state", "param_groups")}
-        return {**state_dict, "state": state, **beside}
+            for group, counted in zip(groups, theirs["param_groups"], strict=True):
+                counts = {k: counted[k] for k in branches.own_values.own(group) if k.endswith(COUNTED)}
+                group |= {branches.own_values.key(branches.offset(branch), key): v for key, v in counts.items()}
+        return {**state_dict, "state": state, "param_groups": groups, **beside}
 
     def load(self, own: Loaded) -> None:
         """Take over copies of what a checkpoint had, into nothing."""

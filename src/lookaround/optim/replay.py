@@ -59,8 +59,8 @@ class Replay:
             for key, value in self._settings(group).items():
                 if key in old and not _same(old[key], value):
                     raise ValueError(
-                        f"{key!r} was changed in the turn of branch {branch}, when the branches before it have trained on these minibatches: "
-                        "in around(batches), step schedulers in the turn of the first branch, after its step"
+                        f"{key!r} was changed in the turn of branch {branch}, when others have trained on these minibatches: in "
+                        "around(batches), step schedulers in the turn of the first branch, after its step"
                     )
 
     def forget(self, groups: Sequence[Group]) -> None:

@@ -357,8 +357,8 @@ class Rounds(Saved):
         found = grad() if grad is not None else None
         if found is not None and found._version != version and any(p.grad is found for p in self.params()):
             raise ValueError(
-                f"the gradient in step() of branch {self.branch} was begun in another branch's turn, at other weights: call zero_grad() at the "
-                "beginning of every turn; to accumulate over several minibatches, do so within a turn of around()"
+                f"the gradient in step() of branch {self.branch} was begun in another branch's turn, at other weights: call zero_grad() at "
+                "the beginning of every turn; to accumulate over several minibatches, do so within a turn of around()"
             )
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -396,9 +396,8 @@ class Rounds(Saved):
     def _needs_slow(self) -> bool:
         """Whether the average that ends a round beginning now asks for φ."""
         common = self._run.common
-        return (
-            common.outer is not None or common.displaced or any([g[self._key("alpha")] < 1 for g in self.param_groups])
-        )
+        below_one = min(group[self._key("alpha")] for group in self.param_groups) < 1
+        return common.outer is not None or common.displaced or below_one
 
     def _created_state(self) -> bool:
         """Whether the step just made was one that only creates state, for a checkpoint, and does not count."""
