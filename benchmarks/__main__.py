@@ -3,7 +3,16 @@
 import importlib
 import sys
 
-NAMES = ("lookahead_average", "lookaround_step", "running_average", "soup", "landscape", "branches", "same_loss")
+NAMES = (
+    "lookahead_average",
+    "lookaround_step",
+    "running_average",
+    "soup",
+    "sharded_soup",
+    "landscape",
+    "branches",
+    "same_loss",
+)
 
 
 def main(names: list[str]) -> None:

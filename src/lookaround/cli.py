@@ -18,6 +18,7 @@ _FAILURE, _USAGE = 1, 2
 # What `pip install 'lookaround[train]'` adds, by the names under which it is imported.
 _PACKAGES = (
     "PIL",
+    "blake3",
     "matplotlib",
     "numpy",
     "rich",

@@ -4,12 +4,19 @@ import math
 from dataclasses import replace
 
 from lookaround.experiment.results import Result
-from lookaround.experiment.summary import Spread, summarize, table
+from lookaround.experiment.summary import Spread, summarize, table_cells
+from lookaround.experiment.tables import markdown
 from lookaround.tasks.base import Metric
 
 METRICS = (Metric("top1", "top-1 %", lower=False), Metric("nll", "NLL", lower=True, digits=4, loss=True))
 SGD = Result("sgd", {}, 0, "id", "test", {"top1": 97.0, "nll": 0.1}, None, "samples", 9000, 8990, 3000, 1, 10.0)
 SAM = replace(SGD, method="sam:rho=0.1", metrics={"top1": 98.5, "nll": 0.08}, gradient_evaluations=6000, seconds=21.0)
+
+
+def table(rows, metrics, unit):
+    return markdown(*table_cells(rows, metrics, unit))
+
+
 LOST = replace(SGD, metrics=None, diverged="why", gradient_evaluations=7, spent=21, seconds=1.0)
 
 

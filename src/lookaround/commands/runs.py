@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from lookaround.averaging.files import read_header
-from lookaround.averaging.streamed_soup import METADATA_KEY
+from lookaround.averaging.soups.recipe import METADATA_KEY
 from lookaround.commands.parsing import usage_errors
 from lookaround.errors import UsageError
 from lookaround.experiment import Plan

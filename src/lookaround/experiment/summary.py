@@ -74,18 +74,15 @@ def _row(method: str, ends: Sequence[Result]) -> Row:
     )
 
 
-def table(rows: Sequence[Row], metrics: Sequence[Metric], unit: str) -> str:
-    """The rows as a Markdown table with aligned columns, which reads as well in a terminal.
+def table_cells(rows: Sequence[Row], metrics: Sequence[Metric], unit: str) -> tuple[list[str], list[list[str]]]:
+    """The header and the lines of the table, as text.
 
     The unit's column is what a run has used of the budget; I-budget, shown where it differs from 1, is forward passes for one
     prediction.
     """
     ensembles = any(row.forward_passes not in (1, None) for row in rows)
     header = ["method", *(metric.title for metric in metrics), unit, *(["I-budget"] if ensembles else []), "seconds"]
-    cells = [header, *(_cells(row, metrics, ensembles) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "\n".join(_aligned(line, widths) for line in [cells[0], rule, *cells[1:]])
+    return header, [_cells(row, metrics, ensembles) for row in rows]
 
 
 def _cells(row: Row, metrics: Sequence[Metric], ensembles: bool) -> list[str]:
@@ -101,8 +98,3 @@ def _label(row: Row) -> str:
 
 def _cell(value: Spread | int | None, spec: str) -> str:
     return "–" if value is None else format(value, spec)
-
-
-def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
-    numbers = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
-    return f"| {' | '.join([cells[0].ljust(widths[0]), *numbers])} |"

@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lookaround.averaging.files import save_tensors
 from lookaround.errors import UsageError
 from lookaround.tasks.vision.data import ImageData
+from lookaround.tasks.vision.data.images import normalized
 from lookaround.tasks.vision.models import build_model
 
 # Keys of a file's metadata. Each stands alone, so that a soup of networks keeps what they agree on. The safetensors library writes
@@ -55,6 +56,20 @@ class Architecture:
             raise UsageError(f"networks take square images, {data.name} has {image_width}×{height}; pass --image-size")
         return cls(name, width, channels, height, data.classes, data.mean, data.std)
 
+    def prepare(self, images: Tensor) -> Tensor:
+        """What the network takes, from images as they are: uint8 ``(N, C, H, W)`` of its channels and size, to float32.
+
+        Raises:
+            ValueError: for images of another dtype or shape.
+        """
+        shape = (self.channels, self.image_size, self.image_size)
+        if images.dtype != torch.uint8 or tuple(images.shape[1:]) != shape:
+            raise ValueError(
+                f"the network takes uint8 images of shape (N, {', '.join(map(str, shape))}), got {images.dtype} "
+                f"of shape {tuple(images.shape)}"
+            )
+        return normalized(images, self.mean, self.std)
+
     def build(self) -> nn.Module:
         """A network with initial weights drawn from torch's global generator.
 
@@ -92,6 +107,19 @@ def load_network(path: str | Path) -> tuple[nn.Module, Architecture]:
 
     Raises:
         UsageError: for a file that is missing, damaged, or holds no architecture to build.
+
+    Example:
+        >>> import tempfile
+        >>> from lookaround.tasks.vision import VisionConfig, VisionTask, load_network
+        >>> task = VisionTask.load(VisionConfig(width=4), torch.device("cpu"))
+        >>> images = task.data.test_images[:5]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     task.save(Path(folder, "model.safetensors"), task.network(), {})
+        ...     model, about = load_network(f"{folder}/model.safetensors")
+        >>> with torch.inference_mode():
+        ...     probabilities = model(about.prepare(images)).softmax(1)
+        >>> len([about.classes[index] for index in probabilities.argmax(1)])
+        5
     """
     from safetensors import SafetensorError, safe_open
 

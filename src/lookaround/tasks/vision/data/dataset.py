@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lookaround.tasks.vision.data.errors import DataError
-from lookaround.tasks.vision.data.images import Images, channel_sums, moments, select
+from lookaround.tasks.vision.data.images import Images, channel_sums, moments, normalized, select
 
 
 @dataclass(frozen=True)
@@ -145,9 +145,7 @@ class ImageData:
             images: uint8 ``(N, C, H, W)``.
             dtype: of the result; the arithmetic is float32 (float64 for float64).
         """
-        work = torch.float64 if dtype == torch.float64 else torch.float32
-        mean, std = torch.tensor([self.mean, self.std], dtype=work, device=images.device).view(2, -1, 1, 1)
-        return images.to(work).sub_(mean * 255).div_(std * 255).to(dtype)
+        return normalized(images, self.mean, self.std, dtype)
 
 
 def _statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -98,6 +98,22 @@ def moments(sums: Tensor, pixels: int) -> tuple[tuple[float, ...], tuple[float, 
     return tuple(means), tuple(stds)
 
 
+def normalized(
+    images: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """``(images / 255 - mean) / std`` per channel, on the images' own device.
+
+    Args:
+        images: uint8 ``(N, C, H, W)``.
+        mean: per channel, on the scale [0, 1].
+        std: per channel.
+        dtype: of the result; the arithmetic is float32 (float64 for float64).
+    """
+    work = torch.float64 if dtype == torch.float64 else torch.float32
+    moved, scaled = torch.tensor([mean, std], dtype=work, device=images.device).view(2, -1, 1, 1)
+    return images.to(work).sub_(moved * 255).div_(scaled * 255).to(dtype)
+
+
 def digest(parts: Sequence[tuple[Images, Tensor]]) -> str:
     """16 hexadecimal digits that change with any pixel, label or the order of them, wherever the images lie.
 

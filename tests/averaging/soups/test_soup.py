@@ -1,12 +1,12 @@
 """Soups in memory and from files against plain means and the naive greedy algorithm."""
 
 import copy
-import hashlib
 import json
 import os
 
 import pytest
 import torch
+from blake3 import blake3
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -15,8 +15,8 @@ from torch import nn
 
 from lookaround.averaging import greedy_soup, soup_files, uniform_soup
 from lookaround.averaging.files import save_tensors
-from lookaround.averaging.sources import SafetensorsSource
-from lookaround.averaging.streamed_soup import METADATA_KEY
+from lookaround.averaging.soups.recipe import METADATA_KEY
+from lookaround.averaging.soups.stored import StoredFile
 
 
 def states(count=4, dtype=torch.float32):
@@ -28,6 +28,10 @@ def states(count=4, dtype=torch.float32):
         model[1].num_batches_tracked += seed
         result.append(model.state_dict())
     return result
+
+
+def digests(paths):
+    return [{path.name: f"blake3:{blake3(path.read_bytes()).hexdigest()}"} for path in paths]
 
 
 def mean(ingredients, weights=None):
@@ -161,7 +165,7 @@ def test_soup_files_write_the_mean_with_its_recipe(tmp_path, dtype, hashes):
     assert "run" not in metadata
     assert [i.file for i in recipe] == [str(p) for p in paths]
     assert [i.weight for i in recipe] == [0.125, 0.125, 0.125, 0.125, 0.5]
-    assert [i.sha256 for i in recipe] == [hashlib.sha256(p.read_bytes()).hexdigest() if hashes else "" for p in paths]
+    assert [i.hashes for i in recipe] == (digests(paths) if hashes else [{}] * 5)
 
 
 def test_tensors_of_many_blocks_and_other_orders_are_hashed_and_averaged_right(tmp_path):
@@ -172,17 +176,17 @@ def test_tensors_of_many_blocks_and_other_orders_are_hashed_and_averaged_right(t
     paths[2] = tmp_path / "reversed.safetensors"
     recipe = soup_files(tmp_path / "soup.safetensors", paths)
     same(load_file(tmp_path / "soup.safetensors"), mean(big))
-    assert [i.sha256 for i in recipe] == [hashlib.sha256(p.read_bytes()).hexdigest() for p in paths]
+    assert [i.hashes for i in recipe] == digests(paths)
 
 
 def test_torch_files_and_an_output_over_an_input(tmp_path):
     ingredients = states(3)
     paths = [*write(tmp_path, ingredients[:2], "pt"), tmp_path / "m2.safetensors"]
     save_file(ingredients[2], paths[2])
-    digests = [hashlib.sha256(p.read_bytes()).hexdigest() for p in paths]
+    before = digests(paths)
     recipe = soup_files(paths[2], paths)
     same(load_file(paths[2]), mean(ingredients))
-    assert [i.sha256 for i in recipe] == digests
+    assert [i.hashes for i in recipe] == before
 
 
 def test_differences_are_listed():
@@ -250,14 +254,15 @@ def test_damaged_files_leave_the_output_alone(tmp_path):
 def test_a_file_that_shrinks_while_it_is_read_stops_all_threads(tmp_path, monkeypatch):
     torch.manual_seed(0)
     paths = write(tmp_path, [{"w": torch.randn(2_000_000)} for _ in range(3)])
-    begin = SafetensorsSource.hash_in_order
+    opened = StoredFile._opened
 
-    def shrink(self, places):
-        begin(self, places)
-        if self.name == str(paths[1]):
+    def shrink(self):
+        file = opened(self)
+        if self.path == str(paths[1]):
             os.truncate(paths[1], 3_000_000)
+        return file
 
-    monkeypatch.setattr(SafetensorsSource, "hash_in_order", shrink)
+    monkeypatch.setattr(StoredFile, "_opened", shrink)
     with pytest.raises(ValueError, match="ended while it was read"):
         soup_files(tmp_path / "soup.safetensors", paths)
     assert not (tmp_path / "soup.safetensors").exists()
