@@ -13,7 +13,8 @@ from typing import Any
 from benchmarks.harness import machine
 from benchmarks.network import Host, hosts_with_a_link, missing, one_host, start_on
 
-RATES, SEEDS, TARGET = (0.02, 0.05, 0.1), (0, 1, 2), 0.06
+WIRES = ("lookaround", "lookaround-bfloat16", "lookaround-int8")
+RATES, SEEDS, TARGET = (0.05, 0.1, 0.2), (0, 1, 2), 0.1
 
 
 def trained(hosts: list[Host], way: str) -> list[dict[str, Any]]:
@@ -43,12 +44,12 @@ def compare(title: str, networks: dict[str, AbstractContextManager[list[Host]]],
         with network as hosts:
             chosen = best(trained(hosts, way))
         if chosen is None:
-            print(f"  {way:<11} at none of the rates {RATES} do all seeds reach it")
+            print(f"  {way:<19} at none of the rates {RATES} do all seeds reach it")
             continue
         lr, row = chosen
         sent = row["bytes"] / (counters if len(hosts) > 1 else 1) if len(hosts) > 1 else 0.0
         print(
-            f"  {way:<11} {len(hosts)} process{'es' if len(hosts) > 1 else '':<3} {row['seconds']:8.2f} s   {row['step']:5.0f} steps   "
+            f"  {way:<19} {len(hosts)} process{'es' if len(hosts) > 1 else '':<3} {row['seconds']:8.2f} s   {row['step']:5.0f} steps   "
             f"{sent / 1e6:9.2f} MB sent a process   lr {lr}"
         )
 
@@ -56,11 +57,11 @@ def compare(title: str, networks: dict[str, AbstractContextManager[list[Host]]],
 def main() -> None:
     """Print the tables."""
     print(f"\n== the same held-out loss, one thread a process ({machine()})")
-    compare("over loopback", {"sgd": one_host(1), "ddp": one_host(2), "lookaround": one_host(2)}, 2)
+    compare("over loopback", {"sgd": one_host(1), "ddp": one_host(2), **{way: one_host(2) for way in WIRES}}, 2)
     if missing():
         print(f"\ntwo hosts: left out, as {missing()}")
     else:
-        linked = {"sgd": one_host(1), "ddp": hosts_with_a_link(100), "lookaround": hosts_with_a_link(100)}
+        linked = {"sgd": one_host(1), **{way: hosts_with_a_link(100) for way in ("ddp", *WIRES)}}
         compare("two hosts, 100 Mbit/s", linked, 1)
 
 

@@ -15,5 +15,9 @@ def test_the_same_weights_on_one_to_four_processes(check):
 
 
 def test_the_same_weights_with_data_parallelism_inside_a_branch():
-    output = fork_on_each(SCRIPT, "main", 4, "check_ddp_inside_a_branch", "check_fsdp_inside_a_branch")
-    assert output.count("equal among") == 10
+    assert fork_on_each(SCRIPT, "main", 4, "check_ddp_inside_a_branch").count("equal among") == 10
+
+
+@pytest.mark.distributed
+def test_the_same_weights_with_sharded_weights_inside_a_branch():
+    assert fork_on_each(SCRIPT, "main", 4, "check_fsdp_inside_a_branch").count("equal among") == 10
