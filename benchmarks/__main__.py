@@ -12,6 +12,7 @@ NAMES = (
     "landscape",
     "branches",
     "same_loss",
+    "text_training",
 )
 
 

@@ -61,7 +61,10 @@ def kill_at_random(folder: Path, kills: int, seed: int, steps: int) -> dict[str,
         if run.poll() is not None or not begun:
             break
         since = time.time()
-        os.kill(begun[-1][1], signal.SIGKILL)
+        try:
+            os.kill(begun[-1][1], signal.SIGKILL)
+        except ProcessLookupError:  # it has ended by itself, since another one did
+            continue
         events.append({"at": since, "rank": victim, "step": max(s for _, _, s in of(folder, 0, "took"))})
     code = run.wait(timeout=600)
     return {"code": code, "kills": len(events), **costs(folder, events)}

@@ -28,7 +28,9 @@ def trained(branches: int, device: torch.device, **settings) -> list[torch.Tenso
 def main(rank: int, size: int, store) -> None:
     device = torch.device("cuda", rank)
     torch.cuda.set_device(device)
-    dist.init_process_group("nccl", store=store, rank=rank, world_size=size, timeout=timedelta(minutes=2), device_id=device)
+    dist.init_process_group(
+        "nccl", store=store, rank=rank, world_size=size, timeout=timedelta(minutes=2), device_id=device
+    )
     mesh = init_device_mesh("cuda", (size,), mesh_dim_names=("branch",))
     expected = trained(size, device)
     got = trained(size, device, mesh=mesh)

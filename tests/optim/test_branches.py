@@ -270,7 +270,7 @@ def test_offload_keeps_idle_branches_in_pinned_memory():
     assert all(t.is_pinned() for t in idle)
 
 
-def test_around_left_half_way_cannot_be_entered_again():
+def test_around_left_half_way_says_so_and_goes_on_with_what_is_left():
     param = nn.Parameter(torch.zeros(1))
     optimizer = Lookaround(sgd([param]), branches=3, k=2)
     param.grad = torch.ones(1)
@@ -278,8 +278,14 @@ def test_around_left_half_way_cannot_be_entered_again():
         optimizer.step()
         if j == 1:
             break
-    with pytest.raises(ValueError, match="left at branch 1 of 3"):
-        optimizer.around()
+    with pytest.raises(ValueError, match=r"left at branch 1 of 3 and followed by step\(\)"):
+        optimizer.step()
+    with pytest.warns(RuntimeWarning, match="left at branch 1 of 3"):
+        rest = optimizer.around()
+    assert [j for j in rest if optimizer.step() is None] == [2]
+    assert optimizer.param_groups[0]["lookaround_step"] == 1
+    for _ in optimizer.around():
+        break
     optimizer.average()
     one_pass(optimizer, param, [0.0, 0.0, 0.0])
 

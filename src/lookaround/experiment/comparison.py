@@ -56,6 +56,9 @@ def train(
 
     Example:
         >>> import tempfile
+        >>> from dataclasses import replace
+        >>> from pathlib import Path
+        >>> from lookaround.experiment import Plan, train
         >>> from lookaround.methods import Spec
         >>> from lookaround.tasks.vision import VisionConfig, load_network
         >>> plan = Plan("vision", VisionConfig(train_images=100, width=4), (Spec("sgd"), Spec.parse("lookaround:k=2")))
@@ -106,8 +109,8 @@ def _opened(folder: ExperimentFolder, prepared: Prepared, display: Display) -> l
     changed = folder.create(prepared)
     if prepared.plan != folder.plan:
         folder.extend(prepared.plan)
-    if changed:
-        display.note(f"{folder.path}: {changed}")
+    for note in [*prepared.task.notes, *([f"{folder.path}: {changed}"] if changed else [])]:
+        display.note(note)
     return [number for number, end in enumerate(folder.ends().values()) if end is None]
 
 

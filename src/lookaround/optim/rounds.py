@@ -598,12 +598,19 @@ class Rounds(Saved):
             self._may_not_be_shown(call)
         if run.stale is not None and not going_around:
             self._check_gradient()
-        again = "entered again" if going_around else f"followed by {call}"
         at = f"around() was left at branch {self.branch} of {self.branches}"
-        if run.left and going_around and not run.place.taken:
-            warnings.warn(f"{at} before its step: it goes on there", RuntimeWarning, stacklevel=3)
-        elif run.left or (going_around and run.walk is not None):
-            raise ValueError(f"{at} and {again}: run its loop to the end, or end the round with average() or restart()")
+        if going_around and run.walk is not None:
+            raise ValueError(
+                f"{at} and entered again in its own body: run the loop to its end, or end the round with average() or restart()"
+            )
+        if run.left and not going_around:
+            raise ValueError(
+                f"{at} and followed by {call}: enter around() again, or end the round with average() or restart()"
+            )
+        if run.left:
+            warnings.warn(
+                f"{at}: it goes on with the branches that are left of that pass", RuntimeWarning, stacklevel=3
+            )
         run.left = False
 
     def _load(self, state_dict: Group) -> None:

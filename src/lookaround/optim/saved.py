@@ -130,15 +130,15 @@ class Saved(Wrapper):
         missing = [f"{self.name}.{label}" for label in needed if label not in labels]
         if not missing:
             check_buffers(own, waiting, self._run.branches)
-            missing = self._miscounted(state_dict)
+            missing = self._miscounted(state_dict, own)
         if missing:
             raise ValueError(
                 f"the checkpoint lacks {', '.join(missing)}: it was cut on the way (a flattened or filtered state dict drops what stands "
                 "beside the inner optimizer's entries); save and load what state_dict() gives, whole"
             )
 
-    def _miscounted(self, state_dict: Group) -> list[str]:
-        """How many tensors are missing, in words. Frameworks leave out the entries of parameters that are not trained."""
+    def _miscounted(self, state_dict: Group, own: Mapping[Any, Group]) -> list[str]:
+        """What is missing, in words, where there is less than was saved. Frameworks leave out entries of parameters not trained."""
         first, state = state_dict["param_groups"][0], state_dict["state"]
         ids = [i for group in state_dict["param_groups"] for i in group["params"]]
         frozen = [i for i, p in zip(ids, self.params(), strict=True) if not p.requires_grad and not state.get(i)]
@@ -147,7 +147,9 @@ class Saved(Wrapper):
         if absent > len(frozen):
             return [f"the entries of {absent} of {entries} parameters"]
         fewer = tensors - count(state) if absent <= 0 else 0
-        return [f"{fewer} of {tensors} tensors"] if fewer > 0 else []
+        labels = sorted({label for entry in own.values() for label in entry}, key=lambda label: "inner" in label)
+        gaps = [f"{self.name}.{label} of parameter {i}" for label in labels for i in ids if label not in own.get(i, {})]
+        return [f"{fewer} of {tensors} tensors", *gaps[:3]] if fewer > 0 else []
 
     def _snapshot(self) -> list[tuple[Any, Group]]:
         run = self._run

@@ -156,6 +156,14 @@ class Wrapper(Optimizer):
             state_dict if isinstance(self.inner, Wrapper) else marked(state_dict, self.params(), f"{self.name}.dtype")
         )
 
+    def _check_schema(self, state_dict: Group) -> None:
+        """Raise ValueError for a state dict in which there is no place for the wrapper's part."""
+        if not {"state", "param_groups"} <= state_dict.keys():
+            raise ValueError(
+                f"a state dict with {', '.join(map(repr, state_dict))} has not torch's schema of 'state' and 'param_groups', which "
+                f"{type(self).__name__} puts its own part into: wrap an optimizer whose state_dict() has it"
+            )
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` gave, or the state dict of a plain inner optimizer (then the next step begins a first round).
 
@@ -166,6 +174,7 @@ class Wrapper(Optimizer):
         state_dict = copy(state_dict)
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = before(self, state_dict) or state_dict
+        self._check_schema(state_dict)
         check_fits(state_dict, self.param_groups, chain(self)[-1])
         self._check_wrappers(state_dict["param_groups"])
         self._load(state_dict)

@@ -87,6 +87,8 @@ def moments(sums: Tensor, pixels: int) -> tuple[tuple[float, ...], tuple[float, 
         pixels: in each channel.
 
     Example:
+        >>> import torch
+        >>> from lookaround.tasks.vision.data.images import moments
         >>> moments(torch.tensor([[255, 255 * 255]]), 2)
         ((0.5,), (0.5,))
     """
