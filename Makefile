@@ -8,10 +8,11 @@ OUT ?= runs/demo
 # One math thread a test process: two of them share the cores instead of fighting for them.
 JOBS ?= 2
 
-.PHONY: help demo test lint types bench clean
+.PHONY: help demo test test-distributed lint types bench clean
 help:
 	@echo "make demo   train SGD, Lookahead and Lookaround on real images and compare them (at most three minutes)"
 	@echo "make test   every test"
+	@echo "make test-distributed  minutes of trainings whose processes are killed"
 	@echo "make lint   style"
 	@echo "make types  types"
 	@echo "make bench  the benchmarks, as ratios to the best peers and to the physical limit"
@@ -32,6 +33,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS)
+
+test-distributed: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m distributed tests/distributed
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

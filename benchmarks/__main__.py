@@ -10,6 +10,8 @@ NAMES = (
     "soup",
     "sharded_soup",
     "landscape",
+    "branches",
+    "same_loss",
     "text_training",
 )
 

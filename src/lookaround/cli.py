@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import logging
+import os
 import re
 import shlex
 import signal
@@ -118,6 +119,8 @@ def _failed_write(error: OSError, resuming: str) -> str:
 
 
 def _fail(message: str, status: int) -> int:
+    if int(os.environ.get("RANK", "0")):  # of several processes the first one says what went wrong everywhere
+        return status
     print(f"lookaround: {' '.join(message.split())}", file=sys.stderr)
     return status
 
