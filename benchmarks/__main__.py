@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-NAMES = ("lookahead_average", "lookaround_step", "running_average", "soup", "landscape")
+NAMES = ("lookahead_average", "step_overhead", "lookaround_step", "running_average", "soup", "landscape")
 
 
 def main(names: list[str]) -> None:
