@@ -1,6 +1,6 @@
 """What a wrapper adds to a step of the inner optimizer: SGD with momentum (foreach), 2 to 1,000 tensors of 64, k = 5.
 
-No forward and no backward pass: the step alone, over gradients that stay. Every candidate takes the same number of inner steps, its averages
+No forward and no backward pass: the step alone, over gradients that stay. Every candidate takes as many inner steps, its averages
 included, and is compared with as many steps of the inner optimizer alone. A floor is what the arithmetic cannot do without, for parameters
 that keep their storage, written with no class around it: for Lookahead the inner steps and a lerp and a copy every k; for Lookaround's flat
 loop the weights of one branch out of the model and another's into it at every step, and the mean every k; for `around(loader)` the same
