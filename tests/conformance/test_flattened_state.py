@@ -1,7 +1,7 @@
 """Contract 4: optimizer checkpoints flattened to one level of names, as torchtitan and `torch.distributed.checkpoint` write them.
 
-torchtitan (components/optimizer/utils.py) makes state that is missing with a step of zero gradients and no learning rate, writes what
-`state_dict` gives under ``state.{parameter}.{key}`` and ``param_groups.{parameter}.{key}``, and reads it back by the keys the optimizer it loads
+torchtitan (components/optimizer/utils.py) makes state that is missing with a step of zero gradients and no learning rate, and writes what
+`state_dict` gives under ``state.{parameter}.{key}`` and ``param_groups.{parameter}.{key}``; it reads by the keys the optimizer it loads
 into has in ``state[parameter]`` and in its groups. The three operations are written here anew.
 """
 
