@@ -15,9 +15,9 @@ from torch.nn import functional as F
 
 from benchmarks.harness import interleave, machine, table
 from lookaround.averaging import update_norm_stats
-from lookaround.data import load_data
 from lookaround.landscape import Plane, Probe, Value
-from lookaround.models import build_model
+from lookaround.tasks.vision.data import load_data
+from lookaround.tasks.vision.models import build_model
 
 TURNS = 5
 IMAGES, BATCH, WIDTH = 2000, 250, 16

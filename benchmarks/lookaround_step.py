@@ -13,7 +13,7 @@ from torch import nn
 
 from benchmarks.harness import interleave, machine, table
 from lookaround import Lookaround
-from lookaround.models import build_model
+from lookaround.tasks.vision.models import build_model
 
 BRANCHES, K, BATCH = 3, 5, 128
 

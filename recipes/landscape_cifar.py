@@ -29,10 +29,10 @@ from lookaround.averaging import update_norm_stats
 from lookaround.averaging.files import atomic
 from lookaround.commands.images import batches, load_images, part
 from lookaround.commands.runs import load_run, network_of
-from lookaround.data import ImageData
 from lookaround.experiment.batches import Batches, Minibatch, stream_seed
 from lookaround.experiment.networks import Architecture, save_network
 from lookaround.landscape import Probe, Value, flatten
+from lookaround.tasks.vision.data import ImageData
 
 
 @dataclass(frozen=True, kw_only=True)

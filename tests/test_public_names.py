@@ -14,10 +14,11 @@ import lookaround.optim
 ROOT = Path(lookaround.__file__).parent
 # From the bottom to the top; a room may import from its own level's left and from below, as `design.md` draws it.
 ORDER = [
-    {"tensors", "files"},
+    {"tensors", "files", "errors"},
     {"optim", "averaging", "theory", "landscape"},
     {"distributed"},
-    {"data", "models"},
+    {"tasks"},
+    {"methods"},
     {"experiment"},
     {"commands"},
     {"cli"},

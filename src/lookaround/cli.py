@@ -9,8 +9,22 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 _FAILURE, _USAGE = 1, 2
+# What `pip install 'lookaround[train]'` adds, by the names under which it is imported.
+_PACKAGES = (
+    "PIL",
+    "matplotlib",
+    "numpy",
+    "rich",
+    "safetensors",
+    "scipy",
+    "sklearn",
+    "tensorboard",
+    "torchvision",
+    "tyro",
+)
 _Run = Callable[[Sequence[str]], None]
 
 
@@ -29,7 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = parser.add_subparsers(metavar="COMMAND", required=True, dest="command")
     for name, command in COMMANDS.items():
         names.add_parser(name, help=command.summary, add_help=False)
-    return _guarded(COMMANDS[parser.parse_args(words[:1]).command], words)
+    command = COMMANDS[parser.parse_args(words[:1]).command]
+    missing = [package for package in _PACKAGES if find_spec(package) is None]
+    if missing:
+        what = f"the command needs packages that are not installed ({', '.join(missing)})"
+        return _fail(f"{what}; add them with: pip install 'lookaround[train]'", _USAGE)
+    return _guarded(command, words)
 
 
 def _guarded(command: Command, words: list[str]) -> int:
@@ -82,6 +101,12 @@ def _theory(words: Sequence[str]) -> None:
     theory(words)
 
 
+def _compare(words: Sequence[str]) -> None:
+    from lookaround.commands.compare import compare_command
+
+    compare_command(words)
+
+
 def _soup(words: Sequence[str]) -> None:
     from lookaround.commands.soup import soup
 
@@ -110,6 +135,7 @@ class Command:
 
 COMMANDS = {
     "train": Command("train and compare methods on images, at equal budget", _train, "--resume"),
+    "compare": Command("put experiments on one task side by side, paired by seed", _compare),
     "soup": Command("average finished models' weights into one file", _soup),
     "landscape": Command("draw loss and accuracy on planes, lines and inside rounds", _landscape),
     "theory": Command("draw the papers' figures on quadratics; advise k, alpha and d for a run", _theory),

@@ -9,7 +9,7 @@ of reals and DTensors as their local shards, since averaging is element by eleme
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import attrgetter
 
@@ -28,6 +28,8 @@ _ORDINARY = {Tensor, torch.nn.Parameter}
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype an average is kept in: ``dtype`` itself, but float32 for the 8- and 16-bit floating types.
 
+    >>> import torch
+    >>> from lookaround.tensors import wide_dtype
     >>> wide_dtype(torch.bfloat16), wide_dtype(torch.float64)
     (torch.float32, torch.float64)
     """
@@ -116,6 +118,8 @@ def blocks(*lists: Tensors, cut: bool = True) -> Iterator[tuple[list[Tensor], ..
 
     With ``cut=False`` nothing is bounded: for a single operation, which uses every value once and so gains nothing from the cache.
 
+    >>> import torch
+    >>> from lookaround.tensors import blocks
     >>> [len(block) for (block,) in blocks([torch.zeros(2), torch.zeros(3)])]
     [2]
     """
@@ -150,6 +154,8 @@ def _copy_block(targets: list[Tensor], sources: list[Tensor]) -> None:
 def copy_(targets: Tensors, sources: Tensors) -> None:
     """Write ``sources`` into ``targets``, converting dtype and device. Copies from and to pinned memory do not block.
 
+    >>> import torch
+    >>> from lookaround.tensors import copy_
     >>> a, b = [torch.zeros(2)], [torch.tensor([1.0, 2.0])]
     >>> copy_(a, b); a
     [tensor([1., 2.])]
@@ -171,6 +177,8 @@ def clone(tensors: Tensors, *, wide: bool = False) -> list[Tensor]:
 def exchange_(first: Tensors, second: Tensors) -> None:
     """Exchange the values of two lists in place, with one block of temporary memory.
 
+    >>> import torch
+    >>> from lookaround.tensors import exchange_
     >>> a, b = [torch.tensor([1.0])], [torch.tensor([2.0])]
     >>> exchange_(a, b); (a, b)
     ([tensor([2.])], [tensor([1.])])
@@ -189,6 +197,8 @@ def lerp_each_(averages: Sequence[Tensors], sources: Tensors, weights: Sequence[
     dtype (:func:`wide_dtype`) on any device: the arithmetic is done where the sources are, so an average in pinned host memory
     is fetched and written back block by block, without waiting.
 
+    >>> import torch
+    >>> from lookaround.tensors import lerp_each_
     >>> fast, slow = [torch.zeros(1)], [torch.zeros(1)]
     >>> lerp_each_([fast, slow], [torch.ones(1)], [1.0, 0.25]); (fast, slow)
     ([tensor([1.])], [tensor([0.2500])])
@@ -244,9 +254,30 @@ def _towards(phi: list[Tensor], mean: list[Tensor], alpha: float, write_back: bo
     return phi
 
 
+@torch.no_grad()
+def weighted_sum(values: Iterable[Tensor], weights: Sequence[float]) -> Tensor:
+    """Σ w_i v_i of tensors of one shape, in the dtype of the averages; formed in double precision, one value after another.
+
+    >>> import torch
+    >>> from lookaround.tensors import weighted_sum
+    >>> weighted_sum([torch.tensor([1.0]), torch.tensor([3.0])], [2.0, -1.0])
+    tensor([-1.])
+    """
+    total, dtype = None, torch.float32
+    for value, weight in zip(values, weights, strict=True):
+        dtype = wide_dtype(value.dtype)
+        wide = value.to(torch.complex128 if value.is_complex() else torch.float64)
+        total = wide * weight if total is None else total.add_(wide, alpha=weight)
+    if total is None:
+        raise ValueError("a sum needs at least one value")
+    return total.to(dtype)
+
+
 def all_finite(tensors: Tensors) -> bool:
     """Whether no floating-point or complex value is infinite or NaN. Waits for the device once.
 
+    >>> import torch
+    >>> from lookaround.tensors import all_finite
     >>> all_finite([torch.ones(2)]), all_finite([torch.tensor(float("nan"))])
     (True, False)
     """
@@ -257,6 +288,8 @@ def all_finite(tensors: Tensors) -> bool:
 def finite_each(tensors: Tensors) -> list[bool]:
     """Of each tensor, whether no floating-point or complex value in it is infinite or NaN. Waits for the device once.
 
+    >>> import torch
+    >>> from lookaround.tensors import finite_each
     >>> finite_each([torch.ones(2), torch.tensor(float("nan")), torch.tensor(1)])
     [True, False, True]
     """
@@ -289,6 +322,8 @@ def _agreed(finite: Tensor, tensors: Tensors) -> Tensor:
 def dot(first: Tensors, second: Tensors) -> Tensor:
     """The inner product ⟨first, second⟩ over all elements, a 0-dim float64 tensor on the first tensor's device.
 
+    >>> import torch
+    >>> from lookaround.tensors import dot
     >>> dot([torch.tensor([1.0, 2.0])], [torch.tensor([3.0, 4.0])])
     tensor(11., dtype=torch.float64)
     """

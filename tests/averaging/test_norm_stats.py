@@ -143,7 +143,7 @@ def test_modes_and_momentum_stay_and_failure_leaves_the_statistics(fail, exact):
         assert not torch.equal(model[5].running_mean, before["5.running_mean"])
     assert [m.training for m in model.modules()] == modes
     assert (model[1].momentum, model[5].momentum) == (0.1, None)
-    assert not any(m._forward_pre_hooks for m in model.modules())
+    assert not any("forward" in m.__dict__ for m in model.modules())
 
 
 def test_dropout_is_off_and_no_gradient_is_recorded():
@@ -296,6 +296,111 @@ def test_a_layer_used_twice_pools_both_uses():
         assert model.norm.num_batches_tracked == 6
 
 
+class Loop(nn.Module):
+    """Norm, a layer, the same norm again: what the second call sees depends on what the first normalises with."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.norm, self.linear, self.last = nn.BatchNorm1d(3), nn.Linear(3, 3), nn.BatchNorm1d(3)
+
+    def forward(self, x):
+        return self.last(self.norm(self.linear(self.norm(x)).relu()))
+
+
+@given(st.lists(st.integers(2, 9), min_size=1, max_size=5))
+@settings(max_examples=25, deadline=None)
+def test_exact_of_a_layer_used_twice_does_not_depend_on_the_cut(sizes):
+    values = torch.randn(sum(sizes), 3, generator=torch.Generator().manual_seed(sum(sizes))) * 4 + 2
+    model = Loop()
+    update_norm_stats(model, values.split(sizes), exact=True)
+
+    def normalised(x):
+        mean, variance = pooled(x)
+        return (x - mean) / (variance + 1e-5).sqrt()
+
+    reference = copy.deepcopy(model).double()
+    first = values.double()
+    second = reference.linear(normalised(first)).relu()
+    check(model.norm, torch.cat([first, second]).detach(), tolerance=1e-4)
+    check(model.last, normalised(second).detach(), tolerance=1e-4)
+    assert model.norm.num_batches_tracked == 2 * len(sizes)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_last_batch_of_one_sample_counts_as_one(exact):
+    model, norm = Loop(), nn.BatchNorm1d(3)
+    values = torch.randn(9, 3, generator=torch.Generator().manual_seed(1)) + 7
+    update_norm_stats(norm, values.split([5, 3, 1]), exact=exact)
+    check(norm, values)
+    assert norm.num_batches_tracked == 3
+    update_norm_stats(model, values.split([8, 1]), exact=exact)
+    assert all(v.isfinite().all() for v in model.state_dict().values())
+    # By default the sample is normalised, for the layers behind, with what the layer has pooled so far, itself included.
+    mean, variance = pooled(values)
+    sequence = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3))
+    update_norm_stats(sequence, values.split([8, 1]))
+    first = (values[:8].double() - values[:8].double().mean(0)) / (
+        values[:8].double().var(0, correction=0) + 1e-5
+    ).sqrt()
+    last = (values[8:].double() - mean) / (variance + 1e-5).sqrt()
+    check(sequence[1], torch.cat([first, last]))
+
+
+def test_single_samples_alone_have_no_variance_and_say_so():
+    norm = nn.Sequential(nn.BatchNorm1d(3))
+    before = copy.deepcopy(norm.state_dict())
+    with pytest.raises(ValueError, match=r"norm layer '0' got a batch of a single value.*two or more samples first"):
+        update_norm_stats(norm, torch.randn(5, 3).split([1, 4]))
+    assert all(torch.equal(v, before[k]) for k, v in norm.state_dict().items())
+    assert "forward" not in norm[0].__dict__
+
+
+class Direct(nn.Module):
+    def __init__(self, call):
+        super().__init__()
+        self.norm, self.call = nn.BatchNorm1d(3), call
+
+    def forward(self, x):
+        return self.call(self.norm, x)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_layer_called_by_its_forward_is_seen(exact):
+    model = Direct(lambda norm, x: norm.forward(x))
+    values = torch.randn(12, 3) + 5
+    update_norm_stats(model, values.split(4), exact=exact)
+    check(model.norm, values)
+    own = model.norm.forward = lambda x: nn.BatchNorm1d.forward(model.norm, x + 1)
+    update_norm_stats(model, values.split(4), exact=exact)
+    assert model.norm.forward is own
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda norm, x: nn.BatchNorm1d.forward(norm, x),
+        lambda norm, x: nn.functional.batch_norm(x, norm.running_mean, norm.running_var, training=norm.training),
+    ],
+)
+def test_a_layer_that_runs_unseen_is_not_skipped_in_silence(call):
+    model = nn.Sequential(nn.BatchNorm1d(3), Direct(call))
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=r"'1\.norm' moved without a call"):
+        update_norm_stats(model, torch.randn(8, 3).split(4))
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("compile", [torch.jit.script, lambda m: torch.jit.trace(m.eval(), torch.randn(4, 3))])
+def test_a_layer_inside_torch_jit_is_refused_by_name(whole, compile):
+    part = compile(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)))
+    model, name = (part, "1") if whole else (nn.Sequential(nn.BatchNorm1d(3), part), r"1\.1")
+    with pytest.raises(ValueError, match=rf"norm layer '{name}' was compiled by torch\.jit"):
+        update_norm_stats(model, torch.randn(8, 3).split(4))
+
+
 def test_moments_are_accurate_far_from_zero():
     values = torch.randn(100_000, 2, generator=torch.Generator().manual_seed(0)).double() + 1e4
     moments = [Moments.of(part, [0]) for part in values.float().split(30_000)]
@@ -328,7 +433,7 @@ def test_processes_pool_their_moments(tmp_path):
             torch.testing.assert_close(state[key], value, rtol=1e-5, atol=1e-5)
 
 
-def test_statistics_re_estimated_inside_averaged_end_with_it():
+def test_statistics_re_estimated_inside_averaged_leave_the_training_and_the_means_alone():
     model = deep()
     average = RunningAverage(model, exponential(0.9))
     for step in range(3):

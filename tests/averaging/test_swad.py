@@ -2,6 +2,8 @@
 
 import copy
 import io
+import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -20,7 +22,8 @@ def brute_force(points, losses, interval, converge, tolerance, rate):
         if limit is None:
             if i >= converge and window[i - converge] == min(window[i - converge :]):
                 start = i - converge + 1
-                limit = rate / converge * sum(window[i - converge :])
+                mean = Fraction(sum(map(Fraction, window[i - converge :]))) / converge
+                limit = mean + (Fraction(rate) - 1) * abs(mean)
         elif i >= tolerance and limit < min(window[i - tolerance :]):
             end = i - tolerance
             break
@@ -44,11 +47,17 @@ def run(model, losses, interval, extra=0, swad=None, **options):
     return swad
 
 
-LOSSES = st.lists(st.integers(1, 12).map(float), min_size=1, max_size=25)
+# Eighths of any sign: their means and limits are exact enough to be compared with exact ones.
+LOSSES = st.lists(st.integers(-12, 12).map(lambda n: n / 8), min_size=1, max_size=25)
 
 
 @given(
-    LOSSES, st.integers(1, 3), st.integers(0, 2), st.integers(1, 4), st.integers(0, 4), st.sampled_from([1.0, 1.2, 2.0])
+    LOSSES,
+    st.integers(1, 3),
+    st.integers(0, 2),
+    st.integers(1, 4),
+    st.integers(0, 4),
+    st.sampled_from([1.0, 1.25, 1.5, 2.0]),
 )
 @settings(max_examples=300, deadline=None)
 def test_the_window_is_the_one_of_stored_points(losses, interval, extra, converge, more, rate):
@@ -78,6 +87,40 @@ def test_a_hand_computed_window():
     other = nn.Linear(1, 1, bias=False)
     swad.copy_to(other)
     assert other.weight.item() == pytest.approx((2 + 3 + 4 + 5 + 6 + 7) / 6)
+
+
+@given(
+    st.floats(-3, 3) | st.just(0.1),
+    st.integers(1, 8),
+    st.integers(1, 4),
+    st.integers(1, 6),
+    st.floats(1, 3),
+)
+@settings(max_examples=300, deadline=None)
+def test_flat_losses_of_any_sign_keep_the_window_open(loss, evaluations, converge, tolerance, rate):
+    # With rate = 1 rounding put the limit below all losses; with negative ones it was below them in truth.
+    model = nn.Linear(1, 1, bias=False)
+    swad = run(model, [loss] * evaluations, 1, converge=converge, tolerance=tolerance, rate=rate)
+    assert swad.opened == (evaluations >= converge)
+    assert not swad.closed
+    assert swad.points == (evaluations if swad.opened else 0)
+
+
+@given(
+    st.lists(st.floats(-5, 5) | st.just(math.inf), min_size=1, max_size=12),
+    st.integers(1, 4),
+    st.integers(1, 6),
+    st.floats(1, 3),
+)
+@settings(max_examples=500, deadline=None)
+def test_no_sequence_of_losses_breaks_the_window(losses, converge, tolerance, rate):
+    model = nn.Linear(1, 1, bias=False)
+    swad = run(model, losses, 1, converge=converge, tolerance=tolerance, rate=rate)
+    if swad.opened:
+        assert swad.points >= 1
+        opening = swad.limit
+        assert opening is not None
+        assert opening >= min(losses)
 
 
 def test_memory_is_a_few_means_whatever_the_number_of_points():
@@ -127,6 +170,11 @@ def test_a_checkpoint_saved_inside_averaged_resumes_the_training_weights():
     assert resumed.points == swad.points == 4
 
 
+def test_a_rate_that_is_the_authors_ratio_says_so():
+    with pytest.raises(ValueError, match=r"got 0\.3.*tolerance_ratio \+ 1: for a tolerance_ratio of 0\.3 pass 1\.3"):
+        SWAD(nn.Linear(1, 1), rate=0.3)
+
+
 def test_mistakes_are_errors():
     model = nn.Linear(2, 2)
     for name in ("converge", "tolerance", "rate"):
@@ -140,8 +188,10 @@ def test_mistakes_are_errors():
     with pytest.raises(ValueError, match=r"call update\(\) after every step"):
         swad.evaluated(1.0)
     swad.update()
-    with pytest.raises(ValueError, match="NaN"):
+    with pytest.raises(ValueError, match="loss is nan"):
         swad.evaluated(float("nan"))
+    with pytest.raises(ValueError, match="loss is -inf"):
+        swad.evaluated(float("-inf"))
     with pytest.raises(ValueError, match="it has no above"):
         swad.load_state_dict({})
     with (

@@ -17,11 +17,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lookaround.cli import main
-from lookaround.data import load_data
 from lookaround.experiment import load_network
 from lookaround.experiment.training import Training
 from lookaround.landscape import Plane, Value, flatten
 from lookaround.landscape.probe import Probe
+from lookaround.tasks.vision.data import load_data
 
 SMALL = ["--device", "cpu", "--images", "30", "--norm-images", "40", "--threads", "1"]
 

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from lookaround.averaging import greedy_soup
 from lookaround.cli import main
 from lookaround.commands.runs import load_run
-from lookaround.data import load_data
-from lookaround.data.dataset import class_order
 from lookaround.experiment import load_network
+from lookaround.tasks.vision.data import load_data
+from lookaround.tasks.vision.data.dataset import class_order
 
 
 def model(folder: str) -> Path:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from lookaround.data import ImageData, load_data
 from lookaround.experiment import Display, TrainConfig
 from lookaround.experiment.training import Training
+from lookaround.tasks.vision.data import ImageData, load_data
 
 
 class Kept(Display):

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from lookaround.data import augmentation, random_crop
 from lookaround.experiment.batches import Batches, branch_augmentations, stream_seed
+from lookaround.tasks.vision.data import augmentation, random_crop
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from lookaround.data import DATA_SETS
 from lookaround.experiment import preset
+from lookaround.tasks.vision.data import DATA_SETS
 
 
 def test_every_data_set_has_one_of_its_own():

@@ -254,7 +254,7 @@ def test_every_method_learns_digits(method, tiny, tmp_path, display):
     """Four epochs on 600 digits: above 85 % of 360 test digits, where guessing gives 10 %."""
     from dataclasses import replace
 
-    from lookaround.data import load_data
+    from lookaround.tasks.vision.data import load_data
 
     config = replace(tiny, train_images=600, test_images=None, epochs=4, batch_size=32, width=8, k=5)
     data = load_data("digits").subset(600, None, 0)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lookaround.landscape import Line, Plane, RandomPlane, flatten, flatten_state, grid_around, line_positions
-from lookaround.models import build_model
+from lookaround.tasks.vision.models import build_model
 
 SEEDS = st.integers(0, 2**31)
 
@@ -168,3 +168,31 @@ def test_positions_on_a_line_hold_both_ends_exactly() -> None:
         grid_around([(0, 0), (1, 1)], points=1)
     with pytest.raises(ValueError, match="all one"):
         grid_around([(1.0, 1.0)])
+
+
+def test_a_point_of_another_number_of_weights_is_refused_and_not_broadcast() -> None:
+    line = Line.between(torch.zeros(3), torch.ones(3))
+    plane = Plane.through(*torch.eye(3))
+    for geometry, name in ((line, "line"), (plane, "plane")):
+        for other in (torch.ones(1), torch.ones(2), torch.ones(4)):
+            with pytest.raises(ValueError, match=f"the point has {len(other)} weights, the {name} is of 3"):
+                geometry.project(other)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_weights_that_are_not_finite_span_nothing(wrong: float, place: int) -> None:
+    rows = torch.eye(3)
+    rows[place, 1] = wrong
+    with pytest.raises(ValueError, match=r"NaN or infinite.*span no plane"):
+        Plane.through(*rows)
+    if place < 2:
+        with pytest.raises(ValueError, match=r"NaN or infinite.*span no line"):
+            Line.between(rows[0], rows[1])
+
+
+def test_a_random_plane_around_weights_that_are_not_finite_is_refused() -> None:
+    model = nn.Linear(3, 3)
+    nn.init.constant_(model.weight, math.nan)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        RandomPlane.around(model, seed=0)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lookaround.landscape import Grid, Line, Plane, evaluate_grid, flatten
-from lookaround.models import build_model
+from lookaround.tasks.vision.models import build_model
 
 ONE = [(torch.eye(1), torch.zeros(1))]
 

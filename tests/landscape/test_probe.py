@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from lookaround.averaging import update_norm_stats
 from lookaround.landscape import Plane, Probe, flatten
 from lookaround.landscape.norms import reestimate
-from lookaround.models import build_model
+from lookaround.tasks.vision.models import build_model
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from lookaround import Lookahead, Lookaround
 from lookaround.landscape import Plane, Recorder, flatten
-from lookaround.models import build_model
+from lookaround.tasks.vision.models import build_model
 
 ONE = [(torch.eye(1), torch.zeros(1))]
 

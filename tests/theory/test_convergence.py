@@ -12,9 +12,16 @@ from lookaround import Lookahead
 from lookaround.theory import (
     chebyshev_spectrum,
     convergence_rate,
+    expected_loss,
     lower_bound,
+    moments,
     optimal_rate,
     power_law_spectrum,
+    predict,
+    rounds_to_fixed_point,
+    simulate,
+    steady_state_loss,
+    steady_state_variance,
     transition_matrix,
 )
 from lookaround.theory.monte_carlo import measured_contraction
@@ -218,3 +225,38 @@ def test_spectra():
 def test_refusals(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_condition_number_below_one_is_refused():
+    with pytest.raises(
+        ValueError, match=r"condition_number is the largest curvature over the least, at least 1; got 0\.5"
+    ):
+        chebyshev_spectrum(2, 0.5)
+    assert chebyshev_spectrum(2, 1.0).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda empty: convergence_rate("momentum", empty, lr=1.0, momentum=0.0),
+        lambda empty: measured_contraction(lambda p: torch.optim.SGD(p, lr=0.1), empty),
+        lambda empty: moments("sgd", empty, 1.0, 0.1, rounds=1),
+        lambda empty: expected_loss("sgd", empty, 1.0, 0.1, rounds=1),
+        lambda empty: steady_state_variance("lookahead", empty, 1.0, 0.1),
+        lambda empty: steady_state_loss("lookaround", empty, 1.0, 0.1),
+        lambda empty: simulate("sgd", empty, 1.0, 0.1, steps=1),
+        lambda empty: rounds_to_fixed_point("sgd", empty, 1.0, 0.1, 0.1),
+        lambda empty: predict(empty, 1.0, 0.1),
+    ],
+)
+@pytest.mark.parametrize("empty", [[], torch.zeros(0), torch.zeros(3, 0)])
+def test_an_empty_spectrum_is_refused_by_name(ask, empty):
+    with pytest.raises(ValueError, match=r"(a|eigenvalues|curvature) must hold at least one curvature"):
+        ask(empty)
+
+
+def test_other_empty_arguments_are_refused_by_name():
+    with pytest.raises(ValueError, match="sigma2 is empty"):
+        expected_loss("sgd", 1.0, [], 0.1, rounds=1)
+    with pytest.raises(ValueError, match="lr is empty"):
+        steady_state_loss("sgd", 1.0, 1.0, torch.zeros(0, 1))

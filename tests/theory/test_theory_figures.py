@@ -12,6 +12,7 @@ pytest.importorskip("matplotlib")
 from PIL import Image
 
 from lookaround.theory import chebyshev_spectrum, convergence_rate, expected_loss, lower_bound, steady_state_loss
+from lookaround.theory.equivalence_figure import lookaround_rate
 from lookaround.theory.figure_files import write_figure
 from lookaround.theory.figures import FIGURES
 from lookaround.theory.progress_figures import lookahead_3, lookahead_11a, lookahead_11b, lookahead_12
@@ -23,6 +24,7 @@ QUICK = FIGURES | {
     "lookahead-11a": partial(lookahead_11a, spectrum=SMALL),
     "lookahead-11b": partial(lookahead_11b, spectrum=SMALL),
     "lookahead-12": partial(lookahead_12, spectrum=SMALL),
+    "lookaround-rate": partial(lookaround_rate, chains=50, passes=200),
     "lookaround-variance": partial(lookaround_variance, chains=3000, confidence=1 - 1e-5),
 }
 

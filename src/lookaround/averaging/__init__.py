@@ -1,14 +1,18 @@
 """What collects weights or predictions: averages over time, over models and over predictions, and norm statistics done right."""
 
+from lookaround.averaging.decay_rule import emulated_decay
 from lookaround.averaging.ensemble import LogitEnsemble, SnapshotCollector
 from lookaround.averaging.norm_stats import update_norm_stats
-from lookaround.averaging.rules import Rule, exponential, tail, uniform
+from lookaround.averaging.posthoc import Profile, Synthesis, posthoc_weights, synthesize
+from lookaround.averaging.power_rule import power
+from lookaround.averaging.rules import Rule, exponential, lawa, snapshot_weights, tail, uniform
 from lookaround.averaging.running import RunningAverage
 from lookaround.averaging.schedules import CyclicalLR, HighConstantLR, PretrainingLR
 from lookaround.averaging.soup import Soup, greedy_soup, uniform_soup
 from lookaround.averaging.streamed_soup import RecipeLine, soup_files
 from lookaround.averaging.swa import FoldedSWA
 from lookaround.averaging.swad import SWAD
+from lookaround.averaging.switch_ema import SwitchEMA
 
 __all__ = [
     "SWAD",
@@ -17,14 +21,23 @@ __all__ = [
     "HighConstantLR",
     "LogitEnsemble",
     "PretrainingLR",
+    "Profile",
     "RecipeLine",
     "Rule",
     "RunningAverage",
     "SnapshotCollector",
     "Soup",
+    "SwitchEMA",
+    "Synthesis",
+    "emulated_decay",
     "exponential",
     "greedy_soup",
+    "lawa",
+    "posthoc_weights",
+    "power",
+    "snapshot_weights",
     "soup_files",
+    "synthesize",
     "tail",
     "uniform",
     "uniform_soup",

@@ -80,6 +80,9 @@ class LogitEnsemble(nn.Module):
         ValueError: There are no members, ``average`` is another word, or members to be batched differ in names or
         shapes.
 
+    >>> import torch
+    >>> from torch import nn
+    >>> from lookaround.averaging import LogitEnsemble
     >>> a, b = nn.Linear(1, 2), nn.Linear(1, 2)
     >>> ensemble = LogitEnsemble([a, b])
     >>> x = torch.ones(3, 1)
@@ -151,6 +154,10 @@ class SnapshotCollector:
         ValueError: ``keep`` is below 1.
         TypeError: The scheduler is of another kind.
 
+    >>> import torch
+    >>> from torch import nn
+    >>> from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
+    >>> from lookaround.averaging import SnapshotCollector
     >>> model = nn.Linear(1, 1)
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     >>> scheduler = CosineAnnealingWarmRestarts(optimizer, T_0=2)

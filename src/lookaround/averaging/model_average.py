@@ -1,8 +1,8 @@
 """What all averages of a model have in common: putting the average into the model and taking it out again, copying, exporting."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from os import PathLike
 from typing import Any
 
@@ -12,7 +12,12 @@ from torch import Tensor, nn
 from lookaround import tensors
 from lookaround.averaging.files import save_tensors
 from lookaround.averaging.sharding import copy_across, layout, whole
-from lookaround.averaging.slots import Policy, Slot, find_slots, is_main_process, require_equal, shapes
+from lookaround.averaging.slots import Policy, Slot, find_slots, is_main_process, leave_frozen, require_equal, shapes
+from lookaround.averaging.states import require_list, require_tensors
+from lookaround.averaging.structure import Structure, refuse_unaveraged
+
+Point = Callable[[], AbstractContextManager[object]]
+"""Makes a context in which the model holds the point to sample: ``optimizer.averaged`` of a Lookahead or Lookaround."""
 
 
 class ModelAverage(ABC):
@@ -22,18 +27,34 @@ class ModelAverage(ABC):
     several.
     """
 
-    def __init__(self, model: nn.Module, buffers: Mapping[str, Policy] | None = None, offload: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        buffers: Mapping[str, Policy] | None = None,
+        offload: bool = False,
+        average_frozen: bool = False,
+        point: Point = nullcontext,
+    ) -> None:
+        if not callable(point) or isinstance(point, AbstractContextManager):
+            raise TypeError(f"point must make a context manager: pass optimizer.averaged, not called; got {point!r}")
         self._model = model
         self._offload = offload
+        self._at_point = point
         slots = find_slots(model, buffers)
+        refuse_unaveraged(slots)
         if offload and any(hasattr(s.tensor, "to_local") for s in slots):
             raise ValueError(
                 "offload=True keeps plain tensors in host memory and cannot hold DTensors; use offload=False"
             )
+        if not average_frozen:
+            leave_frozen(slots)
+        self._structure = Structure(model, slots)
         self._averaged_slots = [s for s in slots if s.policy == "average"]
         self._copied_slots = [s for s in slots if s.policy == "copy"]
+        self._left_slots = [s for s in slots if s.policy == "leave"]
         self._copied: list[Tensor] | None = None
-        self._shown: list[int] = []
+        self._reestimated: dict[int, dict[str, Tensor]] = {}
+        self._shown: list[tuple[int, list[Tensor]]] = []
         self._training: list[Tensor] = []
 
     @property
@@ -53,24 +74,36 @@ class ModelAverage(ABC):
             ValueError: There is no such average, or it holds no point.
         """
 
-    def _point(self, which: int) -> list[Tensor]:
-        """Values for all slots: the average, and the copied tensors as they were at the last point."""
+    def _values(self, which: int) -> list[Tensor]:
+        """Values for all slots: the average, the copied tensors as they were at the last point, and what was re-estimated since."""
         mean = self._mean(which)
         self._synchronize()
         copied = self._copied if self._copied is not None else self._live(self._copied_slots)
-        return mean + copied
+        since = self._reestimated.get(which, {})
+        return [since.get(s.name, value) for s, value in zip(self._slots, mean + copied, strict=True)]
+
+    def _whole_model(self, which: int) -> tuple[list[Slot], list[Tensor]]:
+        """All slots of the model with their values: those of the average, and what it leaves to the model."""
+        self._check_model()
+        self._keep_reestimated()
+        return self._slots + self._left_slots, self._values(which) + self._live(self._left_slots)
 
     def _sources(self) -> list[Tensor]:
-        self._check_modules()
         return self._live(self._averaged_slots)
 
-    def _check_modules(self) -> None:
-        """A module that was replaced still holds its old tensors: they would be averaged, and never be seen in the model."""
-        here = {id(place) for module in self._model.modules() for place in (module._parameters, module._buffers)}
-        for slot in self._slots:
-            if id(slot.owner) not in here:
+    def _check_model(self) -> None:
+        """Raise unless the model is made as it was at construction, and what was left as frozen still is.
+
+        Raises:
+            ValueError: It is not.
+        """
+        tensors.reshard(self._model)
+        self._structure.check(self._model)
+        for slot in self._left_slots:
+            if slot.tensor.requires_grad:
                 raise ValueError(
-                    f"the module that held {slot.name!r} has been replaced; build a new average after changing the model"
+                    f"{slot.name!r} was frozen when the average was built, so it is not averaged, and can be trained now; "
+                    "build a new average, or build it with average_frozen=True"
                 )
 
     def _live(self, slots: list[Slot]) -> list[Tensor]:
@@ -79,19 +112,35 @@ class ModelAverage(ABC):
         return [s.tensor for s in slots]
 
     def _keep_copied(self) -> None:
-        """Take over the tensors that are copied, as they are now."""
+        """Take over the tensors that are copied, as they are now, at a point; what was re-estimated before it is outdated."""
         now = self._live(self._copied_slots)
         if self._copied is None:
             self._copied = self._store(now)
         tensors.copy_(self._copied, now)
+        self._reestimated.clear()
+
+    def _keep_reestimated(self) -> None:
+        """Inside :meth:`averaged`: the buffers that the block has written since the average was put there."""
+        if not self._shown:
+            return
+        which, put = self._shown[-1]
+        for slot, value in zip(self._slots, put, strict=True):
+            if slot.is_buffer and not torch.equal(tensors.local(slot.tensor), tensors.local(value).to(slot.tensor)):
+                self._reestimated.setdefault(which, {})[slot.name] = self._load_list([slot], {slot.name: slot.tensor})[
+                    0
+                ]
 
     def _store(self, like: list[Tensor]) -> list[Tensor]:
         """New tensors in averaging precision for the values of ``like``, in (pinned) host memory when offloading."""
-        if not self._offload:
-            return tensors.clone(like, wide=True)
-        pin = torch.cuda.is_available()
-        dtypes = [tensors.wide_dtype(t.dtype) for t in like]
-        return [torch.empty_like(t, dtype=d, device="cpu", pin_memory=pin) for t, d in zip(like, dtypes, strict=True)]
+        # Tensors made in inference mode could never again be written outside it.
+        with torch.inference_mode(False), torch.no_grad():
+            if not self._offload:
+                return tensors.clone(like, wide=True)
+            pin = torch.cuda.is_available()
+            dtypes = [tensors.wide_dtype(t.dtype) for t in like]
+            return [
+                torch.empty_like(t, dtype=d, device="cpu", pin_memory=pin) for t, d in zip(like, dtypes, strict=True)
+            ]
 
     def _synchronize(self) -> None:
         """Wait for copies into pinned memory, before the host reads them."""
@@ -109,28 +158,42 @@ class ModelAverage(ABC):
         """The model with the average in it, until the block ends or raises; then the training weights and buffers are
         back, bit for bit.
 
-        Whatever the block does to the model (re-estimated norm statistics, say) ends with it, and the average itself
-        does not change. Blocks may be nested. Inside, points can be neither added nor loaded. ``state_dict()`` taken
+        What the block re-estimates, the buffers it writes (norm statistics by
+        :func:`~lookaround.averaging.update_norm_stats`), belongs to this average from then on, wherever it is shown,
+        copied, exported or saved, until the next point outdates it; unless the block raises. What it does to weights
+        ends with it.
+
+        Blocks may be nested. Inside, points can be neither added nor loaded. ``state_dict()`` taken
         inside holds the training weights too, so that a checkpoint of the model and of this average written there
         resumes the training: load the model first. Needs memory for one more copy of the model; in host memory with
         ``offload``. A copy (``copy.deepcopy``, pickle) made inside, of this object or of a model that holds it, is outside
         the block and its model holds the training weights.
 
         Raises:
-            ValueError: There is no point in the average yet.
+            ValueError: There is no point in the average yet, or the model is no longer made as it was at construction.
         """
-        point = self._point(which)
+        self._check_model()
+        self._keep_reestimated()
+        values = self._values(which)
         live = self._live(self._slots)
         if not self._shown:
             self._training = [t.detach().to("cpu", copy=True) for t in live] if self._offload else tensors.clone(live)
-        self._shown.append(which)
+        self._shown.append((which, values))
         try:
-            tensors.copy_(live, point)
+            tensors.copy_(live, values)
             yield self._model
+            self._keep_reestimated()
         finally:
             self._shown.pop()
-            tensors.copy_(self._still(live), self._point(self._shown[-1]) if self._shown else self._training)
-            self._training = self._training if self._shown else []
+            self._put_back(live)
+
+    def _put_back(self, live: list[Tensor]) -> None:
+        """What the model held before a block: the average of the block around it, or the training weights."""
+        if self._shown:
+            outer, _ = self._shown.pop()
+            self._shown.append((outer, self._values(outer)))
+        tensors.copy_(self._still(live), self._shown[-1][1] if self._shown else self._training)
+        self._training = self._training if self._shown else []
 
     def _still(self, before: list[Tensor]) -> list[Tensor]:
         """The model's tensors now, but those of ``before`` where a forward pass that failed has left gathered ones."""
@@ -138,21 +201,22 @@ class ModelAverage(ABC):
         return [new if layout(new) == layout(old) else old for new, old in zip(now, before, strict=True)]
 
     def copy_to(self, model: nn.Module, which: int = 0) -> None:
-        """Write the average into ``model``, in its dtypes and on its device: this model, or another one with the same
-        own names, sharded or not. Between a sharded and a whole model every process calls this.
+        """Write the average, and what it leaves to the model, into ``model``, in its dtypes and on its device: this model,
+        or another one with the same own names, sharded or not. Between a sharded and a whole model every process calls this.
 
         Raises:
             ValueError: A name or shape differs, or there is no point in the average yet. Nothing is written then.
         """
         if model is self._model:
             self._forbid_inside("copy_to() of the same model")
-        point = dict(zip([s.name for s in self._slots], self._point(which), strict=True))
+        slots, values = self._whole_model(which)
+        point = dict(zip([s.name for s in slots], values, strict=True))
         targets = {s.name: s.tensor for s in find_slots(model)}
         require_equal(shapes(point), shapes(targets), "the model to copy the average to")
         copy_across([targets[name] for name in point], list(point.values()))
 
     def export(self, path: str | PathLike[str], which: int = 0) -> None:
-        """Write the average as a safetensors file under the model's own names and in its dtypes, atomically.
+        """Write the model with the average in it as a safetensors file under its own names and in its dtypes, atomically.
 
         Tied weights are written once; the metadata names their other names, as ``safetensors.torch.save_model`` does,
         so ``safetensors.torch.load_model`` reads the file. DTensors are gathered (every process calls this) and rank 0
@@ -162,14 +226,19 @@ class ModelAverage(ABC):
             ValueError: There is no point in the average yet.
             OSError: The file cannot be written; what was at ``path`` is still there.
         """
-        dtypes = [t.dtype for t in self._live(self._slots)]
-        point = zip(self._slots, self._point(which), dtypes, strict=True)
-        values = {slot.name: whole(value).to(dtype) for slot, value, dtype in point}
-        tied = {alias: s.name for s in self._slots for alias in s.aliases[1:]}
+        slots, values = self._whole_model(which)
+        self._write(path, slots, [whole(v).to(s.tensor.dtype) for s, v in zip(slots, values, strict=True)], {})
+
+    def _write(
+        self, path: str | PathLike[str], slots: list[Slot], values: list[Tensor], metadata: Mapping[str, str]
+    ) -> None:
+        """Whole ``values`` under the names of ``slots``, tied ones once; rank 0 writes."""
+        tied = {alias: s.name for s in slots for alias in s.aliases[1:]}
         if is_main_process():
-            save_tensors(path, values, {"format": "pt", **tied})
+            save_tensors(path, self._named(slots, values), {"format": "pt", **tied, **metadata})
 
     def __getstate__(self) -> dict[str, Any]:
+        self._keep_reestimated()
         return {**self.__dict__, "_shown": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -178,9 +247,14 @@ class ModelAverage(ABC):
             tensors.copy_([s.tensor for s in self._slots], self._training)
             self._training = []
 
-    def _training_state(self) -> dict[str, Any]:
-        """The weights and buffers that :meth:`averaged` has put aside, for ``state_dict``; nothing outside its block."""
-        return {"training": self._named(self._slots, self._training)} if self._shown else {}
+    def _shared_state(self, averages: int) -> dict[str, Any]:
+        """What every average saves beside its means: what was copied and re-estimated, and what :meth:`averaged` put aside."""
+        self._keep_reestimated()
+        return {
+            "copied": self._named(self._copied_slots, self._copied) if self._copied else {},
+            "reestimated": [dict(self._reestimated.get(which, {})) for which in range(averages)],
+            **({"training": self._named(self._slots, self._training)} if self._shown else {}),
+        }
 
     @staticmethod
     def _named(slots: list[Slot], values: list[Tensor]) -> dict[str, Tensor]:
@@ -188,11 +262,21 @@ class ModelAverage(ABC):
 
     @staticmethod
     def _check_named(slots: list[Slot], values: Mapping[str, Tensor], what: str) -> None:
+        require_tensors(values, what)
         require_equal(shapes({s.name: s.tensor for s in slots}), shapes(values), what)
 
-    def _check_shared(self, state: Mapping[str, Any], points: int) -> None:
+    def _check_shared(self, state: Mapping[str, Any], points: int, averages: int) -> None:
         """Check what :meth:`_load_shared` loads, before anything is changed."""
         self._forbid_inside("load_state_dict()")
+        self._check_model()
+        buffers = {s.name: s for s in self._slots if s.is_buffer}
+        if len(require_list(state["reestimated"], "re-estimated buffers")) != averages:
+            raise ValueError(f"the state is damaged: it must have re-estimated buffers of {averages} averages")
+        for values in state["reestimated"]:
+            known = [
+                buffers[name] for name in require_tensors(values, "the state's re-estimated buffers") if name in buffers
+            ]
+            self._check_named(known, values, "the state's re-estimated buffers")
         if points or state["copied"]:
             self._check_named(self._copied_slots, state["copied"], "the state's copied tensors")
         if "training" in state:
@@ -200,6 +284,17 @@ class ModelAverage(ABC):
 
     def _load_shared(self, state: Mapping[str, Any]) -> None:
         self._copied = self._load_list(self._copied_slots, state["copied"]) if state["copied"] else None
+        self._reestimated = {
+            which: dict(
+                zip(
+                    values,
+                    self._load_list([s for n in values for s in self._slots if s.name == n], values),
+                    strict=True,
+                )
+            )
+            for which, values in enumerate(state["reestimated"])
+            if values
+        }
         if "training" in state:
             copy_across(self._live(self._slots), [state["training"][s.name] for s in self._slots])
 

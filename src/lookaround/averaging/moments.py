@@ -34,6 +34,8 @@ class Moments:
     def of(cls, values: Tensor, dims: list[int]) -> "Moments":
         """The moments of ``values`` over ``dims``, by two passes and a correction for the rounding of the mean.
 
+        >>> import torch
+        >>> from lookaround.averaging.moments import Moments
         >>> m = Moments.of(torch.tensor([[1.0], [3.0]]), [0])
         >>> m.count.item(), m.mean.item(), m.deviation.item()
         (2.0, 2.0, 2.0)
@@ -52,6 +54,8 @@ class Moments:
     def merge(self, other: "Moments") -> "Moments":
         """The moments of both sets of values together (Chan, Golub and LeVeque 1979).
 
+        >>> import torch
+        >>> from lookaround.averaging.moments import Moments
         >>> a, b = (Moments.of(torch.tensor(v), [0]) for v in ([[1.0], [3.0]], [[8.0]]))
         >>> m = a.merge(b); m.mean.item(), m.deviation.item()
         (4.0, 26.0)

@@ -2,76 +2,17 @@
 
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.instancenorm import _InstanceNorm
 
-from lookaround.averaging.moments import Moments, is_distributed
+from lookaround.averaging.moments import is_distributed
+from lookaround.averaging.norm_layers import BUFFERS, Call, ReachedError, Watched, norm_layers, watching
 from lookaround.averaging.slots import unwrap
-
-_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
-
-
-class _ReachedError(BaseException):
-    """The layer a forward pass was made for has been reached; the rest of the pass is not needed."""
-
-
-class _Collector:
-    """Pools the moments of one norm layer's inputs, and notes when the layer runs."""
-
-    def __init__(self, layer: _NormBase, stop: int = 0) -> None:
-        self.layer = layer
-        self.stop = stop
-        self.first = sys.maxsize
-        self.calls = self.in_batch = self.most = 0
-        # Batch norm pools the inputs; instance norm the means and the variances of instances, which its statistics average.
-        like: Tensor = layer.running_mean  # type: ignore[assignment]  # only layers that have one are collected
-        self.pools = [Moments.empty(like) for _ in range(2 if isinstance(layer, _InstanceNorm) else 1)]
-
-    def see(self, when: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Add one input of the layer: the hook before its forward. Ends the pass if nothing after this is needed."""
-        values = args[0] if args else kwargs["input"]
-        # Of no samples there are no statistics, and instance norm in training mode would make its own NaN.
-        self.layer.training = values.numel() > 0
-        if not self.layer.training:
-            return
-        found = _of_instances(self.layer, values) if len(self.pools) > 1 else [_of_batch(values)]
-        self.pools = [pool.merge(new) for pool, new in zip(self.pools, found, strict=True)]
-        self.first = min(self.first, when)
-        self.calls += 1
-        self.in_batch += 1
-        self.most = max(self.most, self.in_batch)
-        if self.in_batch == self.stop:
-            raise _ReachedError
-
-    def write(self) -> None:
-        """Put the statistics into the layer; one that saw no samples keeps what it had, in the passes to come too."""
-        if self.calls == 0:
-            self.layer.training = False
-            return
-        variance = self.pools[1].mean if len(self.pools) > 1 else self.pools[0].unbiased_variance()
-        values = (self.pools[0].mean, variance, torch.tensor(self.calls))
-        for name, value in zip(_BUFFERS, values, strict=True):
-            buffer = getattr(self.layer, name)
-            if buffer is not None:
-                buffer.copy_(value)
-
-
-def _of_batch(values: Tensor) -> Moments:
-    return Moments.of(values, [d for d in range(values.dim()) if d != 1])
-
-
-def _of_instances(layer: Any, values: Tensor) -> list[Moments]:
-    batched = values if values.dim() > layer._get_no_batch_dim() else values[None]
-    wide = batched.float() if batched.dtype.itemsize < 4 else batched
-    variance, mean = torch.var_mean(wide.flatten(2), 2)
-    return [Moments.of(mean, [0]), Moments.of(variance, [0])]
 
 
 @torch.no_grad()
@@ -88,7 +29,12 @@ def update_norm_stats(
     and the variance holds what lies within batches and between them (``update_bn`` averages batch variances). They are
     pooled in float64 and, when ``torch.distributed`` is initialised, over all processes, which must then all make this
     call. The variance is the unbiased one, as in PyTorch's own running variance; instance norm gets the mean over
-    instances of their means and unbiased variances, which is what it tracks. Empty batches are skipped.
+    instances of their means and unbiased variances, which is what it tracks. Empty batches are skipped. A batch of a single
+    value per channel, as the last one of a loader may be, counts like any other; what it is normalised with for the
+    layers behind are the statistics of the batches before it.
+
+    This is PyTorch's ``update_bn`` under a name that says what it does: it is not for batch norm alone, and it takes any
+    batch through ``forward``. In ``torch.optim.swa_utils.update_bn(loader, model)`` the arguments are the other way round.
 
     While it runs, norm layers alone are in training mode (dropout is off), gradients are off, and the caller's
     autocast applies. Afterwards every module's mode is what it was; if anything raises, the statistics are too.
@@ -102,8 +48,9 @@ def update_norm_stats(
     With ``exact``, each layer's inputs come from layers that normalise with their final statistics, as in evaluation:
     for all layers the result is the same however the data is cut into batches, the one that a single batch of the whole
     data set would give (but for the biased variance batches are normalised with). It goes over the data once more for
-    each norm layer that runs, each time only as deep as that layer: a model of 20 norm layers takes 21 passes, about
-    the work of 11 whole ones.
+    each call of a norm layer, each time only as deep as that call: a model of 20 norm layers takes 21 passes, about
+    the work of 11 whole ones. A layer that is called several times in a forward pass (shared by siamese inputs, or in a loop) keeps
+    the statistics of all its calls together; on the way to them each call is normalised with those of its own inputs.
 
     The default is for shuffled batches of the size of training, and for statistics that are re-estimated often; it is
     what ``update_bn`` and the papers do. Use ``exact`` for the last result where batches are small, of unequal sizes or
@@ -120,18 +67,22 @@ def update_norm_stats(
 
     Raises:
         TypeError: Without ``forward``, a batch is neither a tensor nor a list or tuple that begins with one.
-        ValueError: There are no batches or all are empty, no norm layer runs, or ``exact`` is asked for with a one-way
-            iterator.
+        ValueError: There are no batches or all are empty; no norm layer runs; one runs where its inputs cannot be seen
+            (inside ``torch.jit.script``, through ``torch.nn.functional``); a batch of a single value per channel comes before any
+            larger one; or ``exact`` is asked for with a one-way iterator.
 
+    >>> import torch
+    >>> from torch import nn
+    >>> from lookaround.averaging import update_norm_stats
     >>> norm = nn.BatchNorm1d(1)
     >>> update_norm_stats(norm, [torch.tensor([[0.0], [2.0]]), torch.tensor([[4.0], [6.0], [8.0]])])
     >>> norm.running_mean, norm.running_var
     (tensor([4.]), tensor([10.]))
 
-    References: "Update BN" in Zhang et al. 2023 (Lookaround), Table 11; Izmailov et al. 2018; the pooling is Chan,
-    Golub and LeVeque 1979.
+    References: Izmailov et al. 2018, section 3.2; "Update BN" in Zhang et al. 2023 (Lookaround), Table 11; the pooling is
+    Chan, Golub and LeVeque 1979.
     """
-    layers = [m for m in model.modules() if isinstance(m, _NormBase) and m.running_mean is not None]
+    layers = norm_layers(model)
     if not layers:
         return
     if exact and iter(batches) is batches:
@@ -141,63 +92,78 @@ def update_norm_stats(
         if forward is not None
         else partial(_run, unwrap(model), next(itertools.chain(model.parameters(), model.buffers())).device)
     )
-    collectors = [_Collector(layer) for layer in layers]
     with _only_training(model, layers), _uncompiled():
-        _collect(collectors, batches, run)
-        if not any(c.calls for c in collectors):
+        _collect(layers, batches, run)
+        if not any(watched.count for watched in layers):
             raise ValueError(
                 "there were no batches with samples, or none reached a norm layer; the statistics stay as they were"
             )
         if exact:
-            _refine(collectors, batches, run)
+            _refine(layers, batches, run)
+        for watched in layers:
+            watched.write(watched.calls)
 
 
-def _collect(collectors: list[_Collector], batches: Iterable[Any], run: Callable[[Any], object]) -> None:
-    """Run the model over the batches and write the statistics of the collectors' layers."""
-    clock = itertools.count()
-    with ExitStack() as hooks:
-        for c in collectors:
-            handle = c.layer.register_forward_pre_hook(lambda *a, c=c: c.see(next(clock), *a), with_kwargs=True)
-            hooks.callback(handle.remove)
+def _collect(
+    layers: Sequence[Watched], batches: Iterable[Any], run: Callable[[Any], object], target: Call | None = None
+) -> None:
+    """Run the model over the batches and pool what its norm layers see: all of them, or the calls that ``target`` stands for."""
+    unseen = [(w, w.layer.running_mean.clone()) for w in layers] if target is None else []  # type: ignore[union-attr]
+    with watching(layers, target):
         for batch in batches:
-            for c in collectors:
-                c.in_batch = 0
-            with suppress(_ReachedError):
+            for watched in layers:
+                watched.in_batch = 0
+            with suppress(ReachedError):
                 run(batch)
+    for watched, before in unseen:
+        if watched.count == 0 and not torch.equal(before, watched.layer.running_mean):  # type: ignore[arg-type]
+            raise ValueError(
+                f"the statistics of norm layer {watched.name!r} moved without a call of it (by torch.nn.functional, say), so its "
+                "inputs cannot be seen; call the layer itself"
+            )
     if is_distributed():
-        _reduce(collectors)
-    for c in collectors:
-        c.write()
+        _reduce(layers if target is None else [], [target] if target is not None else [])
 
 
-def _reduce(collectors: list[_Collector]) -> None:
-    """Pool with the other processes. They agree on the order in which layers ran, and so on the passes to come."""
-    device = collectors[0].pools[0].mean.device
-    first = torch.tensor([c.first for c in collectors], device=device)
-    calls = torch.tensor([c.calls for c in collectors], device=device)
+def _reduce(layers: Sequence[Watched], calls: list[Call]) -> None:
+    """Pool with the other processes. They agree on the calls and on their order, and so on the passes to come."""
+    if layers:
+        most = torch.tensor([len(w.calls) for w in layers], device=_device(layers))
+        torch.distributed.all_reduce(most, torch.distributed.ReduceOp.MAX)
+        calls = [watched.call(i) for watched, n in zip(layers, most.tolist(), strict=True) for i in range(n)]
+    if not calls:
+        return
+    device = calls[0].pools[0].mean.device
+    first = torch.tensor([c.first for c in calls], device=device)
+    counts = torch.tensor([c.count for c in calls], device=device)
     torch.distributed.all_reduce(first, torch.distributed.ReduceOp.MIN)
-    torch.distributed.all_reduce(calls)
-    for c, when, total in zip(collectors, first.tolist(), calls.tolist(), strict=True):
-        c.pools = [pool.over_processes() for pool in c.pools]
-        c.first, c.calls = when, total
+    torch.distributed.all_reduce(counts)
+    for call, when, total in zip(calls, first.tolist(), counts.tolist(), strict=True):
+        call.pools = [pool.over_processes() for pool in call.pools]
+        call.first, call.count = when, total
 
 
-def _refine(collectors: list[_Collector], batches: Iterable[Any], run: Callable[[Any], object]) -> None:
-    """One pass for each layer in the order they ran, each after the layers before it have their final statistics."""
-    for done in sorted(collectors, key=lambda c: c.first):
-        if done.calls:
-            _collect([_Collector(done.layer, stop=done.most)], batches, run)
-            done.layer.training = False
+def _device(layers: Sequence[Watched]) -> torch.device:
+    device: torch.device = layers[0].layer.running_mean.device  # type: ignore[union-attr]
+    return device
+
+
+def _refine(layers: Sequence[Watched], batches: Iterable[Any], run: Callable[[Any], object]) -> None:
+    """One pass for each call in the order they came, each after the calls before it have their final statistics."""
+    for target in sorted((c for w in layers for c in w.calls if c.count), key=lambda c: c.first):
+        target.forget()
+        _collect(layers, batches, run, target)
+        target.known = True
 
 
 @contextmanager
-def _only_training(model: nn.Module, layers: list[_NormBase]) -> Iterator[None]:
+def _only_training(model: nn.Module, layers: Sequence[Watched]) -> Iterator[None]:
     """Norm layers alone in training mode; all modes as they were afterwards, and all statistics if the block raises."""
     modes = [(module, module.training) for module in model.modules()]
-    kept = [(buffer, buffer.clone()) for m in layers for n in _BUFFERS if (buffer := getattr(m, n)) is not None]
+    kept = [(b, b.clone()) for w in layers for n in BUFFERS if (b := getattr(w.layer, n)) is not None]
     model.eval()
-    for layer in layers:
-        layer.training = True
+    for watched in layers:
+        watched.layer.training = True
     try:
         yield
     except BaseException:

@@ -1,16 +1,22 @@
 """Running averages of a model's weights: uniform, exponential, tail, and several of them from one pass."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lookaround import tensors
-from lookaround.averaging.model_average import ModelAverage
+from lookaround.averaging.model_average import ModelAverage, Point
+from lookaround.averaging.posthoc import Profile, snapshot_metadata, snapshot_path
+from lookaround.averaging.power_rule import Power
 from lookaround.averaging.rules import Rule, Tail
+from lookaround.averaging.sharding import whole
 from lookaround.averaging.slots import Policy, own_names, require_equal, shapes
-from lookaround.averaging.states import require_keys
+from lookaround.averaging.states import require_count, require_keys, require_list, require_tensors
 
 
 class _Track:
@@ -23,14 +29,25 @@ class _Track:
 
     def weights(self, n: int) -> list[float]:
         """The weight of the n-th point in each mean, and the lengths that follow from it."""
-        weights = [self.rule.weight(n, length) for length in self.lengths]
-        self.lengths = [1 if w == 1 else length + 1 for w, length in zip(weights, self.lengths, strict=True)]
+        weights = self.rule.weights(n, self.lengths)
+        self.lengths = [1 if w == 1 else length + (w > 0) for w, length in zip(weights, self.lengths, strict=True)]
         return weights
 
     def hand_over(self, n: int) -> None:
         if len(self.lengths) > 1 and self.rule.hands_over(n, self.lengths[1]):
             self.means.reverse()
             self.lengths = [self.lengths[1], 0]
+
+    def average(self) -> list[Tensor]:
+        """The average: one of the means, or what the rule makes of several."""
+        parts = [(s, mean) for s, mean in zip(self.rule.shares(self.lengths), self.means, strict=True) if s]
+        if len(parts) == 1:
+            return parts[0][1]
+        total, result = parts[0][0], tensors.clone(parts[0][1])
+        for share, mean in parts[1:]:
+            total += share
+            tensors.lerp_each_([result], mean, [share / total])
+        return result
 
 
 class RunningAverage(ModelAverage):
@@ -41,24 +58,39 @@ class RunningAverage(ModelAverage):
     and 16 bits are averaged in float32, others in their own precision. Tied weights are averaged once, DTensors shard
     by shard. Nothing waits for the device.
 
+    Only what can be trained is averaged: parameters that require no gradient when the average is built are neither stored
+    nor touched, and wherever the average is shown, copied or exported they are the model's own. So the average of a model
+    with adapters (LoRA) costs the adapters. ``average_frozen`` averages all parameters.
+
     Buffers follow what they are: floating-point running statistics (``running_*``) are averaged like weights;
     everything else (integer counters, spectral norm's vectors, masks, tables) is copied at each point; buffers that the
     model does not save are left alone. To have the statistics re-estimated instead, call
-    :func:`~lookaround.averaging.update_norm_stats` inside :meth:`averaged` or on the model that :meth:`copy_to` has
-    written.
+    :func:`~lookaround.averaging.update_norm_stats` inside :meth:`averaged`, where they become this average's until its next
+    point, or on the model that :meth:`copy_to` has written.
+
+    Beside a :class:`~lookaround.Lookaround` the model holds one branch, after ``around()`` too: pass
+    ``point=optimizer.averaged`` to sample the average of the branches instead. It is called at every update and costs what
+    evaluating the average costs, so update once a round or more rarely.
 
     Args:
         model: The model, wrapped (DDP, ``torch.compile``), sharded by ``fully_shard`` (FSDP2), or not. It is not copied.
             ``FullyShardedDataParallel`` (FSDP1) is fine with original parameters and where it does not shard: in a single
             process or with ``NO_SHARD``.
-        rule: :func:`uniform`, :func:`exponential` or :func:`tail`, or several of them: all averages are then updated in
-            one pass over the weights, and ``which`` chooses among them everywhere.
+        rule: :func:`uniform`, :func:`exponential`, :func:`tail`, :func:`lawa`, :func:`power` or :func:`emulated_decay`, or
+            several of them: all averages are then updated in one pass over the weights, and ``which`` chooses among them
+            everywhere.
+        point: Makes a context in which the model holds the point to sample: ``optimizer.averaged`` beside Lookahead or
+            Lookaround. By default the model as it is.
         buffers: Other policies for buffers: shell patterns of own names with ``"average"`` or ``"copy"``.
+        average_frozen: Average parameters that require no gradient, too.
         offload: Keep the averages in host memory, pinned where there is CUDA.
 
     Raises:
-        ValueError: No rule is given, a pattern of ``buffers`` does not fit the model, or FSDP1 has sharded the model.
+        ValueError: No rule is given, or one that lacks its total; a pattern of ``buffers`` does not fit the model; no parameter
+            can be trained; a tensor is sparse, quantized or a conjugated view; or FSDP1 has sharded the model.
+        TypeError: ``point`` is a context manager instead of what makes one.
 
+    >>> from torch import nn
     >>> from lookaround.averaging import RunningAverage, uniform, exponential
     >>> model = nn.Linear(1, 1, bias=False)
     >>> average = RunningAverage(model, [uniform(), exponential(0.5)])
@@ -80,13 +112,20 @@ class RunningAverage(ModelAverage):
         model: nn.Module,
         rule: Rule | Sequence[Rule],
         *,
+        point: Point = nullcontext,
         buffers: Mapping[str, Policy] | None = None,
+        average_frozen: bool = False,
         offload: bool = False,
     ) -> None:
-        super().__init__(model, buffers, offload)
         rules = list(rule) if isinstance(rule, Sequence) else [rule]
         if not rules or not all(isinstance(r, Rule) for r in rules):
             raise ValueError(f"rule must be uniform(), exponential(...), tail(...) or a list of them, got {rule!r}")
+        for r in rules:
+            if r.needs_total:
+                raise ValueError(
+                    f"{r!r} weighs points by how many there will be: give it total=, the number of updates"
+                )
+        super().__init__(model, buffers, offload, average_frozen, point)
         self._tracks = [_Track(r) for r in rules]
         self._count = 0
 
@@ -109,19 +148,31 @@ class RunningAverage(ModelAverage):
         averages.
 
         Raises:
-            ValueError: Called inside :meth:`averaged`, or the model's tensors are no longer those of construction.
+            ValueError: Called inside :meth:`averaged`; or the model is no longer made as it was at construction (a tensor is
+                new, gone, of another shape, no longer tied or can be trained now). Nothing is changed then.
         """
         self._forbid_inside("update()")
-        sources = self._sources()
-        for track in self._tracks:
-            if not track.means:
-                track.means = [self._store(sources) for _ in track.lengths]
-        self._count += 1
-        weights = [w for track in self._tracks for w in track.weights(self._count)]
-        tensors.lerp_each_([mean for track in self._tracks for mean in track.means], sources, weights)
-        self._keep_copied()
+        self._check_model()
+        with self._at_point():
+            sources = self._sources()
+            for track in self._tracks:
+                if not track.means:
+                    track.means = [self._store(sources) for _ in track.lengths]
+            self._count += 1
+            self._pull(sources)
+            self._keep_copied()
         for track in self._tracks:
             track.hand_over(self._count)
+
+    def _pull(self, sources: list[Tensor]) -> None:
+        pulled = [
+            (mean, weight)
+            for track in self._tracks
+            for mean, weight in zip(track.means, track.weights(self._count), strict=True)
+            if weight
+        ]
+        if pulled:
+            tensors.lerp_each_([mean for mean, _ in pulled], sources, [weight for _, weight in pulled])
 
     def reset(self) -> None:
         """Forget all points; the next :meth:`update` is the first again. The memory is kept.
@@ -131,6 +182,7 @@ class RunningAverage(ModelAverage):
         """
         self._forbid_inside("reset()")
         self._count = 0
+        self._reestimated.clear()
         for track in self._tracks:
             track.lengths = [0] * len(track.lengths)
 
@@ -143,7 +195,7 @@ class RunningAverage(ModelAverage):
         track = self._track(which)
         if self._count == 0:
             raise ValueError("the average holds no point yet; call update() first")
-        return track.means[0]
+        return track.average()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on bit for bit: numbers, strings and tensors (not copies) in plain containers.
@@ -159,8 +211,8 @@ class RunningAverage(ModelAverage):
             }
             for track in self._tracks
         ]
-        copied = self._named(self._copied_slots, self._copied) if self._count and self._copied else {}
-        return {"count": self._count, "averages": tracks, "copied": copied, **self._training_state()}
+        shared = self._shared_state(len(self._tracks))
+        return {"count": self._count, "averages": tracks, **shared, **({} if self._count else {"copied": {}})}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Load :meth:`state_dict`'s result, from any device and in any precision, into this average's.
@@ -181,20 +233,56 @@ class RunningAverage(ModelAverage):
             track.means = loaded
 
     def _check(self, state: Mapping[str, Any]) -> None:
-        require_keys(state, ("count", "averages", "copied"), "a RunningAverage")
-        self._check_shared(state, state["count"])
-        saved = {f"average {i}": t["rule"] for i, t in enumerate(state["averages"])}
+        require_keys(state, ("count", "averages", "copied", "reestimated"), "a RunningAverage")
+        count = require_count(state["count"], "count")
+        averages = require_list(state["averages"], "averages")
+        for values in averages:
+            require_keys(values, ("rule", "lengths", "means"), "a RunningAverage's average")
+        saved = {f"average {i}": str(values["rule"]) for i, values in enumerate(averages)}
         require_equal(
             {f"average {i}": repr(t.rule) for i, t in enumerate(self._tracks)}, saved, "the state's set of rules"
         )
-        for track, values in zip(self._tracks, state["averages"], strict=True):
-            if (
-                len(values["means"]) != (track.rule.sums if state["count"] else 0)
-                or len(values["lengths"]) != track.rule.sums
-            ):
-                raise ValueError(f"the state of {track.rule!r} must hold {track.rule.sums} running means")
-            for mean in values["means"]:
-                self._check_named(self._averaged_slots, mean, "the state's average")
+        self._check_shared(state, count, len(self._tracks))
+        for track, values in zip(self._tracks, averages, strict=True):
+            self._check_track(track.rule, values, count)
+
+    def _check_track(self, rule: Rule, values: Mapping[str, Any], count: int) -> None:
+        means, lengths = require_list(values["means"], "means"), require_list(values["lengths"], "lengths")
+        if len(means) != (rule.sums if count else 0) or len(lengths) != rule.sums:
+            raise ValueError(f"the state of {rule!r} must hold {rule.sums} running means")
+        if any(require_count(length, "length") > count for length in lengths) or (count and not any(lengths)):
+            raise ValueError(f"the state is damaged: means of {lengths} points cannot be of {count}")
+        for mean in means:
+            self._check_named(self._averaged_slots, mean, "the state's average")
+
+    def store(self, folder: str | PathLike[str]) -> list[Path]:
+        """Write the power-function averages as they are now into ``folder``, one file each, for
+        :func:`~lookaround.averaging.synthesize` to make averages of other widths from after the training.
+
+        A file is whole or not there; after a resumed run has come to the same point again it is the same one. Weights are
+        written in the precision they are averaged in, frozen parameters not at all. Every process calls this where
+        DTensors are averaged, and rank 0 writes.
+
+        Returns:
+            The files.
+
+        Raises:
+            ValueError: No average is of the :func:`power` rule, or there is no point yet.
+            OSError: A file cannot be written.
+        """
+        self._check_model()
+        files = []
+        for which, track in enumerate(self._tracks):
+            if isinstance(track.rule, Power):
+                profile = Profile(track.rule.gamma, self._count)
+                files.append(snapshot_path(folder, profile))
+                values = [whole(value) for value in self._values(which)]
+                self._write(files[-1], self._slots, values, snapshot_metadata(profile))
+        if not files:
+            raise ValueError(
+                f"only averages of the power() rule can be synthesized from afterwards, and {self!r} has none"
+            )
+        return files
 
     def averaged_model_state(self, which: int = 0) -> dict[str, Tensor]:
         """The average as the ``state_dict`` of ``torch.optim.swa_utils.AveragedModel(model)``, ready for its
@@ -208,7 +296,7 @@ class RunningAverage(ModelAverage):
             ValueError: There is no point in the average yet.
         """
         state = {"n_averaged": torch.tensor(self._count)}
-        for slot, value in zip(self._slots, self._point(which), strict=True):
+        for slot, value in zip(*self._whole_model(which), strict=True):
             state |= {f"module.{name}": value.detach().to(slot.tensor.dtype) for name in slot.wrapped}
         return state
 
@@ -220,16 +308,20 @@ class RunningAverage(ModelAverage):
                 cannot fill. Nothing is changed then.
         """
         self._forbid_inside("load_averaged_model_state()")
-        if len(self._tracks) != 1 or isinstance(self._tracks[0].rule, Tail):
+        if len(self._tracks) != 1 or self._tracks[0].rule.sums != 1 or isinstance(self._tracks[0].rule, Tail):
             raise ValueError(
                 f"an AveragedModel's one mean cannot fill {self!r}; use a single uniform() or exponential() rule"
             )
         require_keys(state, ("n_averaged",), "an AveragedModel")
+        count = require_count(state["n_averaged"], "n_averaged")
+        self._check_model()
         given = {name.removeprefix("module."): t for name, t in state.items() if name != "n_averaged"}
-        by_name = {own: given[name] for name, own in own_names(self._slots, given).items()}
-        expected = {name: s.tensor for s in self._slots for name in s.aliases}
+        require_tensors(given, "the AveragedModel's state")
+        slots = self._slots + self._left_slots
+        by_name = {own: given[name] for name, own in own_names(slots, given).items()}
+        expected = {name: s.tensor for s in slots for name in s.aliases}
         require_equal(shapes(expected), shapes(by_name), "the AveragedModel's state")
-        count = int(state["n_averaged"])
+        self._reestimated.clear()
         self._copied = self._load_list(self._copied_slots, by_name)
         self._tracks[0].means = [self._load_list(self._averaged_slots, by_name)]
         self._tracks[0].lengths, self._count = [count], count

@@ -48,6 +48,7 @@ class HighConstantLR(_BetweenLR):
     Raises:
         ValueError: The rate is negative, or there are not as many as groups.
 
+    >>> from lookaround.averaging import HighConstantLR
     >>> import torch
     >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.5)
     >>> HighConstantLR(optimizer, 0.05).get_last_lr()
@@ -82,6 +83,7 @@ class CyclicalLR(_BetweenLR):
         ValueError: ``cycle`` is below 1, ``fold`` below ``cycle``, a rate is negative, or there are not as many rates as
             groups.
 
+    >>> from lookaround.averaging import CyclicalLR
     >>> import torch
     >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.5)
     >>> scheduler = CyclicalLR(optimizer, high=1.0, low=0.0, cycle=4)
@@ -126,6 +128,7 @@ class PretrainingLR(_BetweenLR):
         ValueError: ``total`` is below 1, the shares are not in order within [0, 1], a rate is negative, or there are
             not as many rates as groups.
 
+    >>> from lookaround.averaging import PretrainingLR
     >>> import torch
     >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.5)
     >>> scheduler = PretrainingLR(optimizer, high=0.05, low=0.01, total=10)

@@ -15,7 +15,7 @@ from lookaround.averaging.sharding import refuse_fsdp1
 from lookaround.tensors import reshard
 
 Policy = Literal["average", "copy"]
-"""What an average does with a tensor: average it over the points, or copy it from the last one."""
+"""What an average does with a buffer: average it over the points, or copy it from the last one."""
 
 # Modules whose ``module`` is the model itself.
 _WRAPPERS = (DataParallel, DistributedDataParallel, AveragedModel)
@@ -32,15 +32,17 @@ class Slot:
         name: The name in the model itself, e.g. ``"conv.weight"``.
         aliases: All own names of the tensor, ``name`` first; more than one where weights are tied.
         wrapped: The same names as the wrapped model spells them, e.g. ``"module._orig_mod.conv.weight"``.
-        policy: What an average does with it.
+        policy: What an average does with it; ``"leave"`` is for what stays as the model has it.
+        places: Where it lives, for all names.
     """
 
     name: str
     owner: dict[str, Any]
     key: str
-    policy: Policy
+    policy: Policy | Literal["leave"]
     aliases: list[str] = field(default_factory=list)
     wrapped: list[str] = field(default_factory=list)
+    places: list[tuple[dict[str, Any], str]] = field(default_factory=list)
 
     @property
     def tensor(self) -> Tensor:
@@ -52,6 +54,23 @@ class Slot:
             )
         return tensor
 
+    @property
+    def is_buffer(self) -> bool:
+        """Whether it is a buffer, not a parameter."""
+        return not isinstance(self.tensor, nn.Parameter)
+
+    def check_owner(self, model: nn.Module) -> None:
+        """A module that was replaced still holds its old tensors: they would be averaged, and never be seen in the model.
+
+        Raises:
+            ValueError: The tensor, or the module that held it, is no longer in the model.
+        """
+        if not any(self.owner is place for m in model.modules() for place in (m._parameters, m._buffers)):
+            raise ValueError(
+                f"the module that held {self.name!r} has been replaced; build a new average after changing the model"
+            )
+        _ = self.tensor
+
 
 def _inner_name(module: nn.Module) -> str | None:
     """The child that ``module`` merely wraps, if it is a wrapper: its name is no part of the model's own names."""
@@ -60,24 +79,30 @@ def _inner_name(module: nn.Module) -> str | None:
     return next((name for name in _INNER_NAMES if name in module._modules), None)
 
 
-def _tensors(module: nn.Module) -> Iterator[tuple[dict[str, Any], str]]:
-    """The places of a module's own parameters and persistent buffers."""
-    yield from ((module._parameters, key) for key, value in module._parameters.items() if value is not None)
-    if isinstance(module, AveragedModel):
-        return
-    for key, value in module._buffers.items():
-        if value is not None and key not in module._non_persistent_buffers_set:
-            yield module._buffers, key
+def persistent(module: nn.Module) -> Iterator[tuple[dict[str, Any], str, Tensor]]:
+    """The places of a module's own parameters and persistent buffers, with what is there."""
+    for key, parameter in module._parameters.items():
+        if parameter is not None:
+            yield module._parameters, key, parameter
+    if module._buffers and not isinstance(module, AveragedModel):
+        for key, buffer in module._buffers.items():
+            if buffer is not None and key not in module._non_persistent_buffers_set:
+                yield module._buffers, key, buffer
 
 
 def _walk(module: nn.Module, own: str = "", wrapped: str = "") -> Iterator[tuple[str, str, dict[str, Any], str]]:
     """All tensors with their own and wrapped names, tied ones under each of their names, as ``state_dict`` lists them."""
-    for owner, key in _tensors(module):
+    for owner, key, _ in persistent(module):
         yield own + key, wrapped + key, owner, key
     inner = _inner_name(module)
     for name, child in module._modules.items():
         if child is not None:
             yield from _walk(child, own if name == inner else f"{own}{name}.", f"{wrapped}{name}.")
+
+
+def own_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """All parameters and persistent buffers under the model's own names, tied ones under each of theirs."""
+    return ((name, owner[key]) for name, _, owner, key in _walk(model))
 
 
 def _default_policy(tensor: Tensor, key: str) -> Policy:
@@ -110,6 +135,7 @@ def find_slots(model: nn.Module, buffers: Mapping[str, Policy] | None = None) ->
         tensor = owner[key]
         slot = found.setdefault(id(tensor), Slot(name, owner, key, _default_policy(tensor, key)))
         slot.aliases.append(name)
+        slot.places.append((owner, key))
         slot.wrapped.append(wrapped)
     slots = list(found.values())
     for pattern, policy in (buffers or {}).items():
@@ -120,9 +146,7 @@ def find_slots(model: nn.Module, buffers: Mapping[str, Policy] | None = None) ->
 def _apply(slots: list[Slot], pattern: str, policy: Policy) -> None:
     if policy not in ("average", "copy"):
         raise ValueError(f"a buffer policy is 'average' or 'copy', got {policy!r} for {pattern!r}")
-    hits = [
-        s for s in slots if not isinstance(s.tensor, nn.Parameter) and any(fnmatchcase(a, pattern) for a in s.aliases)
-    ]
+    hits = [s for s in slots if s.is_buffer and any(fnmatchcase(a, pattern) for a in s.aliases)]
     if not hits:
         raise ValueError(
             f"no buffer of the model matches {pattern!r}; use the model's own names, without wrappers' prefixes"
@@ -133,13 +157,30 @@ def _apply(slots: list[Slot], pattern: str, policy: Policy) -> None:
         slot.policy = policy
 
 
+def leave_frozen(slots: list[Slot]) -> None:
+    """Leave parameters that require no gradient to the model: they do not move, and are its largest part when adapters are trained.
+
+    Raises:
+        ValueError: There are parameters and none is trained, so nothing would be averaged.
+    """
+    parameters = [slot for slot in slots if not slot.is_buffer]
+    for slot in parameters:
+        if not slot.tensor.requires_grad:
+            slot.policy = "leave"
+    if parameters and all(slot.policy == "leave" for slot in parameters):
+        raise ValueError(
+            "no parameter of the model requires a gradient, so there is nothing to average; build the average after choosing what "
+            "is trained, or with average_frozen=True"
+        )
+
+
 def shapes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """A description of each tensor's shape, for :func:`require_equal`."""
     return {name: str(tuple(t.shape)) for name, t in tensors.items()}
 
 
-def require_equal(expected: Mapping[str, str], given: Mapping[str, str], what: str) -> None:
-    """Compare two sets of named descriptions.
+def require_equal(expected: Mapping[str, str], given: Mapping[str, str], what: str, advice: str = "") -> None:
+    """Compare two sets of named descriptions; ``advice`` ends the message.
 
     Raises:
         ValueError: They differ; the message lists what is missing, what is too much and what is different.
@@ -153,7 +194,7 @@ def require_equal(expected: Mapping[str, str], given: Mapping[str, str], what: s
         _shorten("", changed),
     ]
     if any(parts):
-        raise ValueError(f"{what} does not match: " + "; ".join(p for p in parts if p))
+        raise ValueError(f"{what} does not match: " + "; ".join(p for p in parts if p) + advice)
 
 
 def _shorten(head: str, items: list[str]) -> str:

@@ -1,15 +1,16 @@
 """Stochastic weight averaging as a procedure over any inner loop: SWA, and its folds (DSWA, TSWA, n-fold SWA)."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 from torch import nn
 
+from lookaround.averaging.model_average import Point
 from lookaround.averaging.rules import uniform
 from lookaround.averaging.running import RunningAverage
 from lookaround.averaging.slots import Policy
-from lookaround.averaging.states import require_keys, require_settings
+from lookaround.averaging.states import require_count, require_keys, require_settings
 
 
 class FoldedSWA:
@@ -38,12 +39,15 @@ class FoldedSWA:
             norm statistics at a fold's end there, do that first, in the same function: a Lookaround with ``model=``
             gives the model's buffers to all branches.
         buffers: Policies for buffers, as in :class:`~lookaround.averaging.RunningAverage`.
+        average_frozen: Average parameters that require no gradient, too.
         offload: Keep the average in host memory.
 
     Raises:
         ValueError: ``iterations`` is not a positive multiple of ``folds``, or ``cycle`` does not fit a fold.
         TypeError: One of them is no integer, or ``point`` is a context manager instead of what makes one.
 
+    >>> from torch import nn
+    >>> from lookaround.averaging import FoldedSWA
     >>> model = nn.Linear(1, 1, bias=False)
     >>> _ = nn.init.zeros_(model.weight)
     >>> swa = FoldedSWA(model, iterations=8, cycle=2, folds=2)
@@ -61,16 +65,15 @@ class FoldedSWA:
         iterations: int,
         cycle: int,
         folds: int = 1,
-        point: Callable[[], AbstractContextManager[object]] = nullcontext,
+        point: Point = nullcontext,
         restart: Callable[[], object] | None = None,
         buffers: Mapping[str, Policy] | None = None,
+        average_frozen: bool = False,
         offload: bool = False,
     ) -> None:
         for name, value in (("iterations", iterations), ("cycle", cycle), ("folds", folds)):
             if not isinstance(value, int):
                 raise TypeError(f"{name} must be an integer, got {value!r}")
-        if not callable(point) or isinstance(point, AbstractContextManager):
-            raise TypeError(f"point must make a context manager: pass optimizer.averaged, not called; got {point!r}")
         if folds < 1 or iterations < 1 or iterations % folds:
             raise ValueError(
                 f"iterations must be a positive multiple of folds, got {iterations} iterations in {folds} folds"
@@ -79,9 +82,10 @@ class FoldedSWA:
             raise ValueError(f"cycle must be from 1 to the {iterations // folds} iterations of a fold, got {cycle}")
         self.iterations, self.cycle, self.folds = iterations, cycle, folds
         self._iteration = 0
-        self._point = point
         self._restart = restart
-        self._average = RunningAverage(model, uniform(), buffers=buffers, offload=offload)
+        self._average = RunningAverage(
+            model, uniform(), point=point, buffers=buffers, average_frozen=average_frozen, offload=offload
+        )
 
     @property
     def iteration(self) -> int:
@@ -117,8 +121,7 @@ class FoldedSWA:
         self._iteration += 1
         within = self._iteration % length or length
         if within % self.cycle == 0:
-            with self._point():
-                self._average.update()
+            self._average.update()
         if within == length:
             self._average.copy_to(self._average.model)
             if self._restart is not None:
@@ -138,7 +141,7 @@ class FoldedSWA:
         """
         require_keys(state, ("iteration", "average", *self._settings()), "FoldedSWA")
         require_settings(state, self._settings(), "procedure")
-        if not 0 <= state["iteration"] <= self.iterations:
+        if not 0 <= require_count(state["iteration"], "iteration") <= self.iterations:
             raise ValueError(f"the state is damaged: it is of iteration {state['iteration']} of {self.iterations}")
         self._average.load_state_dict(state["average"])
         self._iteration = int(state["iteration"])

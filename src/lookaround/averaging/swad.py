@@ -1,7 +1,9 @@
 """SWAD: dense averaging over a window that the validation loss opens and closes."""
 
+import math
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from lookaround import tensors
-from lookaround.averaging.model_average import ModelAverage
+from lookaround.averaging.model_average import ModelAverage, Point
 from lookaround.averaging.slots import Policy
-from lookaround.averaging.states import require_keys, require_settings
+from lookaround.averaging.states import require_count, require_keys, require_list, require_number, require_settings
 
 
 @dataclass
@@ -34,6 +36,22 @@ class _Segment:
         later.points = 0
 
 
+def _limit(losses: list[float], rate: float) -> float:
+    """How high the loss may rise above the mean of ``losses``, the first of which is the lowest.
+
+    The mean is taken of the differences, so that it is no lower than the lowest, and equal losses have themselves for mean.
+
+    >>> from lookaround.averaging.swad import _limit
+    >>> _limit([0.1, 0.1, 0.1], 1), _limit([-2.0, -2.0], 1.5), _limit([1.0, 3.0], 1.5)
+    (0.1, -1.0, 3.0)
+    """
+    lowest = losses[0]
+    if math.isinf(lowest):
+        return lowest
+    mean = lowest + math.fsum(loss - lowest for loss in losses) / len(losses)
+    return (rate if mean >= 0 else 2 - rate) * mean
+
+
 class SWAD(ModelAverage):
     """Stochastic weight averaging densely (Cha et al. 2021, algorithm 1): the mean of every step's weights in a window.
 
@@ -41,13 +59,19 @@ class SWAD(ModelAverage):
     steps (never on the test set: the window is chosen with it). With E_i the i-th loss:
 
     - the window opens at evaluation s, the first whose loss none of the following ``converge`` - 1 falls below; then
-      the limit is l = ``rate`` · mean(E_s, …, E_{s + converge - 1});
+      the limit is l = ``rate`` · m with m = mean(E_s, …, E_{s + converge - 1}), and as far above an m below 0, which the
+      paper does not have: (2 - ``rate``) · m;
     - it closes at the last evaluation with a loss of at most l, once the ``tolerance`` evaluations after it all exceed
       l; if that does not happen, it lasts until the end. Of the evaluations that opened it, only those after the last
       one within l count.
 
     The window holds every point after evaluation s - 1 up to the evaluation that closes it. With an evaluation at every
     step this is the paper's window (for ``tolerance`` ≥ ``converge``, where its end is defined).
+
+    The authors' code departs from the paper's algorithm where the two patiences differ: for ``tolerance`` > ``converge``
+    it moves the window's start back, over up to ``tolerance`` - ``converge`` evaluations before s while they are within l;
+    for ``tolerance`` < ``converge`` it takes the ``converge`` - ``tolerance`` evaluations after s in whatever their loss. Here
+    the start is the paper's, whatever the patiences are.
 
     No points are stored. Before the window opens there is a mean for each of at most ``converge`` stretches between
     evaluations; afterwards two, up to the last evaluation within the limit and since. If the window never opens, the
@@ -57,14 +81,22 @@ class SWAD(ModelAverage):
         model: The model, wrapped or not.
         converge: The patience N_s of convergence, in evaluations, at least 1.
         tolerance: The patience N_e of overfitting, in evaluations, at least 1.
-        rate: The tolerance rate r, at least 1: how far above the mean at convergence the loss may rise.
+        rate: The tolerance rate r, at least 1: how far above the mean at convergence the loss may rise. It is the
+            ``tolerance_ratio`` of the authors' code plus 1: its 0.3 is 1.3 here.
+        point: Makes a context in which the model holds the point to sample, as in
+            :class:`~lookaround.averaging.RunningAverage`.
         buffers: Policies for buffers, as in :class:`~lookaround.averaging.RunningAverage`.
+        average_frozen: Average parameters that require no gradient, too.
         offload: Keep the means in host memory.
 
     Raises:
         ValueError: An argument is outside its range.
-        TypeError: ``converge`` or ``tolerance`` is no integer.
+        TypeError: ``converge`` or ``tolerance`` is no integer, or ``point`` is a context manager instead of what makes one.
 
+    References: Cha et al. 2021 (arXiv 2102.08604), "SWAD: Domain Generalization by Seeking Flat Minima", algorithm 1.
+
+    >>> from torch import nn
+    >>> from lookaround.averaging import SWAD
     >>> model = nn.Linear(1, 1, bias=False)
     >>> swad = SWAD(model, converge=2, tolerance=2, rate=1.5)
     >>> for weight, loss in enumerate([9.0, 2.0, 2.0, 1.0, 2.5, 8.0, 8.0]):
@@ -85,15 +117,22 @@ class SWAD(ModelAverage):
         converge: int = 3,
         tolerance: int = 6,
         rate: float = 1.3,
+        point: Point = nullcontext,
         buffers: Mapping[str, Policy] | None = None,
+        average_frozen: bool = False,
         offload: bool = False,
     ) -> None:
-        for name, value in (("converge", converge), ("tolerance", tolerance), ("rate", rate)):
+        for name, value in (("converge", converge), ("tolerance", tolerance)):
             if not value >= 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-            if name != "rate" and not isinstance(value, int):
+            if not isinstance(value, int):
                 raise TypeError(f"{name} must be an integer, got {value!r}")
-        super().__init__(model, buffers, offload)
+        if not 1 <= rate < math.inf:
+            raise ValueError(
+                f"rate must be at least 1, got {rate}, and finite; it is the authors' tolerance_ratio + 1: for a tolerance_ratio "
+                "of 0.3 pass 1.3"
+            )
+        super().__init__(model, buffers, offload, average_frozen, point)
         self.converge, self.tolerance, self.rate = converge, tolerance, rate
         # Closed stretches: candidates for the window before it opens; then what is in it for good, and what may be.
         self._segments: list[_Segment] = []
@@ -130,33 +169,38 @@ class SWAD(ModelAverage):
         """Add the model's weights as the next point.
 
         Raises:
-            ValueError: Called inside :meth:`averaged`.
+            ValueError: Called inside :meth:`averaged`, or the model is no longer made as it was at construction. Nothing is
+                changed then.
         """
         self._forbid_inside("update()")
         if self._closed:
             return
-        sources = self._sources()
-        if not self._current.mean:
-            self._current.mean = self._store(sources)
-        self._current.points += 1
-        tensors.lerp_each_([self._current.mean], sources, [1 / self._current.points])
-        self._keep_copied()
+        self._check_model()
+        with self._at_point():
+            sources = self._sources()
+            if not self._current.mean:
+                self._current.mean = self._store(sources)
+            self._current.points += 1
+            tensors.lerp_each_([self._current.mean], sources, [1 / self._current.points])
+            self._keep_copied()
 
     def evaluated(self, loss: float) -> None:
         """Take note of the validation loss of the model as it is now.
 
         Raises:
-            ValueError: There was no point since the last evaluation, the loss is NaN, or it is called inside
-                :meth:`averaged`.
+            ValueError: There was no point since the last evaluation, the loss is NaN or -inf, or it is called inside
+                :meth:`averaged`. Nothing is changed then.
         """
         self._forbid_inside("evaluated()")
         if self._closed:
             return
-        if loss != loss:
-            raise ValueError("the validation loss is NaN; a window cannot be chosen with it")
+        loss = float(loss)
+        if not loss > -math.inf:
+            raise ValueError(f"the validation loss is {loss}; a window cannot be chosen with it")
         if self._current.points == 0:
             raise ValueError("no point since the last evaluation; call update() after every step")
-        self._current.loss = float(loss)
+        self._current.loss = loss
+        self._reestimated.clear()
         if self._limit is None:
             self._search()
         else:
@@ -176,7 +220,7 @@ class SWAD(ModelAverage):
 
     def _open(self) -> None:
         losses = [s.loss for s in self._segments]
-        self._limit = limit = self.rate / len(losses) * sum(losses)
+        self._limit = limit = _limit(losses, self.rate)
         last = max(i for i, loss in enumerate(losses) if loss <= limit)
         inside, *rest = self._segments
         pending = _Segment()
@@ -237,8 +281,7 @@ class SWAD(ModelAverage):
                 }
                 for s in segments
             ],
-            "copied": self._named(self._copied_slots, self._copied) if self._copied else {},
-            **self._training_state(),
+            **self._shared_state(1),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -248,17 +291,36 @@ class SWAD(ModelAverage):
             ValueError: Names or shapes differ, the settings do, or it is called inside :meth:`averaged`. Nothing is
                 changed then.
         """
-        require_keys(state, (*self._settings(), "limit", "above", "closed", "segments", "copied"), "SWAD")
-        if not state["segments"]:
-            raise ValueError("not a state of SWAD: it has no segments")
-        require_settings(state, self._settings(), "window")
-        self._check_shared(state, sum(s["points"] for s in state["segments"]))
-        for saved in state["segments"]:
-            if saved["points"]:
-                self._check_named(self._averaged_slots, saved["mean"], "the state's mean")
+        self._check(state)
         *self._segments, self._current = [self._load_segment(saved) for saved in state["segments"]]
         self._load_shared(state)
         self._limit, self._above, self._closed = state["limit"], state["above"], state["closed"]
+
+    def _check(self, state: Mapping[str, Any]) -> None:
+        keys = ("limit", "above", "closed", "segments", "copied", "reestimated")
+        require_keys(state, (*self._settings(), *keys), "SWAD")
+        require_settings(state, self._settings(), "window")
+        segments = require_list(state["segments"], "segments")
+        if not segments:
+            raise ValueError("not a state of SWAD: it has no segments")
+        for saved in segments:
+            require_keys(saved, ("points", "loss", "mean"), "SWAD's segment")
+            require_number(saved["loss"], "loss")
+        require_count(state["above"], "above")
+        if state["limit"] is not None:
+            require_number(state["limit"], "limit")
+        self._check_stage(state["limit"] is not None, state["closed"], len(segments))
+        self._check_shared(state, sum(require_count(saved["points"], "points") for saved in segments), 1)
+        for saved in segments:
+            self._check_named(self._averaged_slots if saved["points"] else [], saved["mean"], "the state's mean")
+
+    def _check_stage(self, opened: bool, closed: object, segments: int) -> None:
+        """Before the window opens there are its candidates and what follows; then its inside, what may join, what follows."""
+        possible = range(1, self.converge + 1) if not opened else [2 if closed else 3]
+        if not isinstance(closed, bool) or closed > opened or segments not in possible:
+            raise ValueError(
+                f"the state is damaged: it cannot be of {segments} segments with opened={opened} and closed={closed}"
+            )
 
     def _settings(self) -> dict[str, float]:
         return {"converge": self.converge, "tolerance": self.tolerance, "rate": self.rate}

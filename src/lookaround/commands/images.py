@@ -10,10 +10,10 @@ from torch import Tensor
 
 from lookaround.commands.parsing import usage_errors
 from lookaround.commands.runs import Run, config_of, network_of
-from lookaround.data import ImageData
 from lookaround.experiment import TrainConfig, UsageError
 from lookaround.experiment.comparison import prepare
 from lookaround.experiment.networks import Architecture
+from lookaround.tasks.vision.data import ImageData
 
 # Which images make a part of a split: always the same ones.
 _SEED = 0

@@ -17,10 +17,10 @@ from torch import nn
 from lookaround.commands.images import DataOptions, batches, experiment_of, load_images, part
 from lookaround.commands.parsing import usage_errors
 from lookaround.commands.runs import Run, network_of
-from lookaround.data import ImageData
 from lookaround.experiment import InterruptedRunError, UsageError
 from lookaround.experiment.comparison import cpu_threads
 from lookaround.landscape import Geometry, Grid, evaluate_grid
+from lookaround.tasks.vision.data import ImageData
 
 Report = Callable[[int, int], None]
 

@@ -14,13 +14,13 @@ from lookaround.averaging import RecipeLine, greedy_soup, soup_files
 from lookaround.commands.images import DataOptions, experiment_of, load_images
 from lookaround.commands.parsing import parse, usage_errors
 from lookaround.commands.runs import Run, diverged, load_runs, network_of
-from lookaround.data import ImageData
-from lookaround.data.dataset import class_order
 from lookaround.experiment import TrainConfig, UsageError
 from lookaround.experiment.comparison import SUBSET_SEED, cpu_threads, prepare
 from lookaround.experiment.evaluation import evaluate
 from lookaround.experiment.holdout import hold_out
 from lookaround.experiment.results import NETWORK
+from lookaround.tasks.vision.data import ImageData
+from lookaround.tasks.vision.data.dataset import class_order
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,13 +18,13 @@ from lookaround.commands.images import experiment_of, load_images
 from lookaround.commands.measuring import MeasureOptions, check_count, probe_settings
 from lookaround.commands.parsing import parse, usage_errors
 from lookaround.commands.runs import Run, load_run, network_of
-from lookaround.data import ImageData
 from lookaround.experiment import METHODS, TrainConfig, UsageError
 from lookaround.experiment.batches import Batches, stream_seed
 from lookaround.experiment.comparison import cpu_threads
 from lookaround.experiment.methods import Setting
 from lookaround.experiment.methods.trajectory import AveragedTrajectory, Branches
 from lookaround.landscape import Recorder, save_figure, trajectory_figure
+from lookaround.tasks.vision.data import ImageData
 
 _WITH_ROUNDS = ("lookaround", "lookahead", "lookaround+sam", "lookahead+sam")
 

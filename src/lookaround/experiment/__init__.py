@@ -1,9 +1,9 @@
 """Comparisons of methods on real images at equal budget: configuration, training, records, table and curves."""
 
+from lookaround.errors import DivergedError, InterruptedRunError, UsageError
 from lookaround.experiment.comparison import train
 from lookaround.experiment.config import TrainConfig
 from lookaround.experiment.display import Display, display_for
-from lookaround.experiment.errors import DivergedError, InterruptedRunError, UsageError
 from lookaround.experiment.methods import METHODS
 from lookaround.experiment.networks import load_network
 from lookaround.experiment.presets import preset

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lookaround.data import Augmentation, ImageData, augmentation, default_augmentations, random_crop
 from lookaround.experiment.config import TrainConfig
+from lookaround.tasks.vision.data import Augmentation, ImageData, augmentation, default_augmentations, random_crop
 
 
 def stream_seed(*parts: int | str) -> int:

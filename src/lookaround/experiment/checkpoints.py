@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lookaround.experiment.errors import UsageError
+from lookaround.errors import UsageError
 from lookaround.experiment.files import write_atomically
 
 

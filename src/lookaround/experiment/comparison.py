@@ -9,11 +9,10 @@ from pathlib import Path
 
 import torch
 
-from lookaround.data import ImageData, load_data
+from lookaround.errors import DivergedError, UsageError
 from lookaround.experiment.batches import Batches, branch_augmentations
 from lookaround.experiment.config import TrainConfig
 from lookaround.experiment.display import Display, Lines
-from lookaround.experiment.errors import DivergedError, UsageError
 from lookaround.experiment.folder import ExperimentFolder
 from lookaround.experiment.holdout import hold_out
 from lookaround.experiment.interrupts import StopRequest, stop_requests
@@ -21,6 +20,7 @@ from lookaround.experiment.methods import METHODS
 from lookaround.experiment.networks import Architecture
 from lookaround.experiment.report import Comparison, report
 from lookaround.experiment.training import Training
+from lookaround.tasks.vision.data import ImageData, load_data
 
 # Which images make a subset does not change with a run's seed: all runs train and test on the same ones.
 SUBSET_SEED = 0

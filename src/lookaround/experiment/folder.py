@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from lookaround.errors import UsageError
 from lookaround.experiment.config import TrainConfig, difference
-from lookaround.experiment.errors import UsageError
 from lookaround.experiment.files import write_json
 from lookaround.experiment.results import RESULT, Divergence, Result
 from lookaround.files import is_partial

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lookaround.data import ImageData
 from lookaround.experiment.config import TrainConfig
+from lookaround.tasks.vision.data import ImageData
 
 CHOOSING = ("swad", "greedy-soup")
 """Methods that choose by held-out images."""

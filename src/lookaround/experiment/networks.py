@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from lookaround.averaging.files import save_tensors
-from lookaround.data import ImageData
-from lookaround.experiment.errors import UsageError
-from lookaround.models import build_model
+from lookaround.errors import UsageError
+from lookaround.tasks.vision.data import ImageData
+from lookaround.tasks.vision.models import build_model
 
 # Keys of a file's metadata. Each stands alone, so that a soup of networks keeps what they agree on. The safetensors library writes
 # several in random order; `save_tensors` does not, so equal networks are equal files.
@@ -23,7 +23,7 @@ NOTE = "lookaround.{}"
 
 @dataclass(frozen=True)
 class Architecture:
-    """What `lookaround.models.build_model` needs, and what predictions and inputs mean.
+    """What `lookaround.tasks.vision.models.build_model` needs, and what predictions and inputs mean.
 
     Attributes:
         name: of the network.

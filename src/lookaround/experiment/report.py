@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lookaround.experiment.errors import DivergedError
+from lookaround.errors import DivergedError
 from lookaround.experiment.files import write_atomically, write_json
 from lookaround.experiment.folder import ExperimentFolder
 from lookaround.experiment.plots import save_curves

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lookaround.data import ImageData
+from lookaround.errors import DivergedError, InterruptedRunError
 from lookaround.experiment.batches import Batches, Minibatch, stream_seed
 from lookaround.experiment.checkpoints import (
     damaged,
@@ -26,7 +26,6 @@ from lookaround.experiment.checkpoints import (
 )
 from lookaround.experiment.config import TrainConfig
 from lookaround.experiment.display import Display
-from lookaround.experiment.errors import DivergedError, InterruptedRunError
 from lookaround.experiment.evaluation import Predict, Scores, evaluate
 from lookaround.experiment.files import write_json
 from lookaround.experiment.holdout import hold_out
@@ -36,6 +35,7 @@ from lookaround.experiment.networks import Architecture, save_network
 from lookaround.experiment.records import Records
 from lookaround.experiment.results import CHECKPOINT, MEMBER, NETWORK, RESULT, Divergence, Result
 from lookaround.optim.checks import NotFiniteError
+from lookaround.tasks.vision.data import ImageData
 
 # Minibatches between two looks at the loss on an accelerator, which has to finish its queue for each.
 _LOOK_EVERY = 20

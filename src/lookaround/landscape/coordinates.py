@@ -19,8 +19,11 @@ def grid_around(
         ValueError: fewer than 2 points, or places that are all one.
 
     Example:
+        >>> from lookaround.landscape import grid_around
         >>> grid_around([(0.0, 0.0), (4.0, 2.0)], points=3, margin=0.25)
         ([-1.0, 2.0, 5.0], [-1.0, 1.0, 3.0])
+
+    Source: ours; the box around the networks is as in Garipov et al. 2018's figures.
     """
     if points < 2:
         raise ValueError(f"a grid has at least 2 points along each axis, got {points}")
@@ -39,8 +42,11 @@ def line_positions(points: int = 21, beyond: float = 0.5) -> list[float]:
         ValueError: fewer than 2 points, or a negative ``beyond``.
 
     Example:
+        >>> from lookaround.landscape import line_positions
         >>> line_positions(3, beyond=0.5)
         [-0.5, 0.0, 0.5, 1.0, 1.5]
+
+    Source: Goodfellow et al. 2015, whose interpolation also goes beyond both ends.
     """
     if points < 2 or beyond < 0:
         raise ValueError(f"a line has at least 2 points and goes beyond them by at least 0, got {points} and {beyond}")

@@ -45,6 +45,8 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> list[Path]:
 
     Raises:
         OSError: a file cannot be written.
+
+    Source: ours.
     """
     import matplotlib as mpl
 

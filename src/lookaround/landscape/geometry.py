@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import isfinite, sqrt
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ class Geometry(ABC):
     Attributes:
         rows: ``(m, n)``, the weight vectors that are mixed.
         axes: what the coordinates are called on a figure.
+
+    Source: ours; lines, planes and random planes name theirs.
     """
 
     rows: Tensor
@@ -68,11 +70,15 @@ class _Frame:
     @classmethod
     def of(cls, rows: Tensor) -> _Frame:
         uu = _sum(rows, lambda o, a, b: (a - o).square())
+        rr = _sum(rows, lambda o, a, b: (b - o).square())
+        if not isfinite(uu) or not isfinite(rr):
+            raise ValueError(
+                "weights that are NaN or infinite, or too far apart for float64, span no plane; give finite ones"
+            )
         if uu == 0:
             raise ValueError("the first two weight vectors are equal and span no line; give different ones")
         shear = _sum(rows, lambda o, a, b: (a - o) * (b - o)) / uu
         vv = _sum(rows, lambda o, a, b: ((b - o) - shear * (a - o)).square())
-        rr = _sum(rows, lambda o, a, b: (b - o).square())
         if vv <= _LEAST_ANGLE**2 * rr:
             raise ValueError("the three weight vectors lie on one line and span no plane; give a third one beside it")
         return cls(uu, vv, shear)
@@ -82,12 +88,7 @@ class _Frame:
 
         Numerators and denominators of a row's own place are the same sums, so that it is exact.
         """
-        vector = flatten(point).to(rows.device)
-        if vector.shape != rows.shape[1:]:
-            raise ValueError(
-                f"the point has {vector.numel()} weights, the plane is of {rows.shape[1]}; give one of its network"
-            )
-        four = (*rows, vector)
+        four = (*rows, _like(point, rows, "plane"))
         s = _sum(four, lambda o, a, b, p: (a - o) * (p - o)) / self.uu
         t = _sum(four, lambda o, a, b, p: ((b - o) - self.shear * (a - o)) * ((p - o) - s * (a - o))) / self.vv
         off = _sum(four, lambda o, a, b, p: (((p - o) - s * (a - o)) - t * ((b - o) - self.shear * (a - o))).square())
@@ -102,6 +103,9 @@ class Plane(Geometry):
 
     Attributes:
         anchors: coordinates (x, y) of the three vectors: (0, 0), (‖u‖, 0) and (⟨w₃ - w₁, û⟩, ‖v‖).
+
+    Source: Garipov et al. 2018, "Loss surfaces, mode connectivity", appendix; Zhang et al. 2023 (Lookaround),
+    appendix A.
     """
 
     anchors: tuple[tuple[float, float], ...]
@@ -117,9 +121,11 @@ class Plane(Geometry):
             third: has y > 0.
 
         Raises:
-            ValueError: the vectors differ in length, or lie on one line.
+            ValueError: the vectors differ in length, lie on one line, or are not finite.
 
         Example:
+            >>> import torch
+            >>> from lookaround.landscape import Plane
             >>> plane = Plane.through(torch.zeros(3), torch.tensor([2.0, 0, 0]), torch.tensor([1.0, 3, 0]))
             >>> plane.anchors
             ((0.0, 0.0), (2.0, 0.0), (1.0, 3.0))
@@ -154,7 +160,10 @@ class Plane(Geometry):
 
 @dataclass(frozen=True, eq=False)
 class RandomPlane(Geometry):
-    """The plane w + x d₁ + y d₂ along two filter-normalized random directions. Build one with :meth:`around`."""
+    """The plane w + x d₁ + y d₂ along two filter-normalized random directions. Build one with :meth:`around`.
+
+    Source: Li et al. 2018, "Visualizing the loss landscape of neural nets", section 4.
+    """
 
     frame: _Frame
 
@@ -172,6 +181,8 @@ class RandomPlane(Geometry):
             seed: of both directions.
 
         Example:
+            >>> from torch import nn
+            >>> from lookaround.landscape import RandomPlane
             >>> plane = RandomPlane.around(nn.Linear(4, 2), seed=0)
             >>> plane.rows.shape
             torch.Size([3, 10])
@@ -200,6 +211,8 @@ class Line(Geometry):
 
     Attributes:
         length: Euclidean distance from a to b.
+
+    Source: Goodfellow et al. 2015, "Qualitatively characterizing neural network optimization problems".
     """
 
     length: float
@@ -209,15 +222,21 @@ class Line(Geometry):
         """The line from one weight vector to another.
 
         Raises:
-            ValueError: the vectors differ in length, or are equal.
+            ValueError: the vectors differ in length, are equal, or not finite.
 
         Example:
+            >>> import torch
+            >>> from lookaround.landscape import Line
             >>> line = Line.between(torch.tensor([0.0, 0.0]), torch.tensor([3.0, 4.0]))
             >>> line.length, line.point(2.0)
             (5.0, tensor([6., 8.]))
         """
         rows = _stack(first, second)
         squared = _sum(rows, lambda a, b: (b - a).square())
+        if not isfinite(squared):
+            raise ValueError(
+                "weights that are NaN or infinite, or too far apart for float64, span no line; give finite ones"
+            )
         if squared == 0:
             raise ValueError("the two weight vectors are equal and span no line; give different ones")
         return cls(rows, ("position on the line",), sqrt(squared))
@@ -227,8 +246,12 @@ class Line(Geometry):
         return [1 - t, t]
 
     def project(self, point: Weights) -> tuple[float, float]:
-        """(t, distance): the nearest point of the line, and how far from it ``point`` is."""
-        three = (*self.rows, flatten(point).to(self.rows.device))
+        """(t, distance): the nearest point of the line, and how far from it ``point`` is.
+
+        Raises:
+            ValueError: ``point`` has another number of weights.
+        """
+        three = (*self.rows, _like(point, self.rows, "line"))
         t = _sum(three, lambda a, b, p: (b - a) * (p - a)) / _sum(self.rows, lambda a, b: (b - a).square())
         return t, sqrt(_sum(three, lambda a, b, p: ((p - a) - t * (b - a)).square()))
 
@@ -254,6 +277,16 @@ def _stack(*weights: Weights) -> Tensor:
     if len(set(sizes)) > 1:
         raise ValueError(f"the weight vectors have {sizes} elements; give weights of one network")
     return torch.stack([v.to(vectors[0].device) for v in vectors])
+
+
+def _like(point: Weights, rows: Tensor, where: str) -> Tensor:
+    """``point`` as one vector of as many weights as ``rows``: a shorter one would be broadcast."""
+    vector = flatten(point).to(rows.device)
+    if vector.shape != rows.shape[1:]:
+        raise ValueError(
+            f"the point has {vector.numel()} weights, the {where} is of {rows.shape[1]}; give one of its network"
+        )
+    return vector
 
 
 def _below_first(centre: Tensor) -> Tensor:

@@ -31,6 +31,8 @@ class Grid:
         accuracy: in percent, of the same shape; NaN where there is no accuracy.
         axes: names of the coordinates.
         norm_note: how norm statistics came about, for the figure.
+
+    Source: the values behind Zhang et al. 2023 (Lookaround), Figures 1 and 7.
     """
 
     xs: tuple[float, ...]
@@ -110,6 +112,9 @@ def evaluate_grid(
         ValueError: a plane without ``ys`` or a line with them, no points, a store of another grid, or see `Probe`.
 
     Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from lookaround.landscape import evaluate_grid
         >>> from lookaround.landscape import Line
         >>> line = Line.between(torch.zeros(1), torch.ones(1))
         >>> data = [(torch.ones(1, 1), torch.tensor([2.0]))]
@@ -117,6 +122,9 @@ def evaluate_grid(
         >>> model = nn.Linear(1, 1, bias=False)
         >>> evaluate_grid(model, line, [0, 1, 3], batches=data, criterion=square, score=None).loss
         tensor([4., 1., 1.], dtype=torch.float64)
+
+    Source: the surfaces of Garipov et al. 2018 and Zhang et al. 2023 (Lookaround), Figures 1 and 7; the norm
+    statistics of Izmailov et al. 2018.
     """
     xs, ys = tuple(map(float, xs)), tuple(map(float, ys))
     points = _coordinates(xs, ys)

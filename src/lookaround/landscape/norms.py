@@ -62,6 +62,9 @@ def reestimate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     The layers are left in evaluation mode, with a momentum of 1. A batch of a single value a channel raises the layer's
     own ValueError.
 
+    >>> import torch
+    >>> from torch import nn
+    >>> from lookaround.landscape.norms import reestimate
     >>> norm = nn.BatchNorm1d(1).eval()
     >>> reestimate(norm, [torch.tensor([[0.0], [2.0]]), torch.tensor([[4.0], [6.0], [8.0]])])
     >>> norm.running_mean, norm.running_var

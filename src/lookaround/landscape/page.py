@@ -39,6 +39,8 @@ def save_page(
     Raises:
         ValueError: the grid is a line or too small.
         OSError: the file cannot be written.
+
+    Source: ours; it shows the surfaces of Zhang et al. 2023 (Lookaround), Figures 1 and 7.
     """
     if len(grid.ys) < 2 or len(grid.xs) < 2:
         raise ValueError(f"a page shows a plane of at least 2 x 2 points, got {len(grid.xs)} x {len(grid.ys)}")

@@ -22,7 +22,10 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
 class Value(NamedTuple):
-    """What was measured at a point: mean loss, and accuracy in percent."""
+    """What was measured at a point: mean loss, and accuracy in percent.
+
+    Source: ours.
+    """
 
     loss: float
     accuracy: float
@@ -58,6 +61,8 @@ class Probe:
 
     Raises:
         ValueError: there are no batches, or ``norm_stats`` is unknown.
+
+    Source: ours; the re-estimation of norm statistics at every point is that of Garipov et al. 2018, appendix.
     """
 
     def __init__(

@@ -49,6 +49,9 @@ class Record:
         angles: in degrees, between every two branches' displacements from the round's start, in the order (0, 1), (0, 2),
             …, (1, 2), …; NaN at the start.
         barrier: the highest loss barrier on the lines between two branches; NaN where none was asked for.
+
+    Source: Zhang et al. 2023 (Lookaround), Figure 6; Zhang et al. 2019 (Lookahead), Figure 10; spread and angles are
+    ours.
     """
 
     update: int
@@ -105,6 +108,9 @@ class Recorder:
         ValueError: ``barrier_points`` is negative; see also `Probe`.
 
     Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from lookaround.landscape import Recorder
         >>> from lookaround import Lookahead
         >>> model = nn.Linear(1, 2)
         >>> optimizer = Lookahead(torch.optim.SGD(model.parameters(), lr=0.1), k=2)

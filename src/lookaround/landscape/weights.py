@@ -35,10 +35,15 @@ def flatten(weights: Weights) -> Tensor:
             vector of the right dtype is returned as it is; everything else is copied.
 
     Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from lookaround.landscape import flatten
         >>> flatten(nn.Linear(2, 3)).shape
         torch.Size([9])
         >>> flatten([torch.zeros(2), torch.ones(1)])
         tensor([0., 0., 1.])
+
+    Source: the order of `torch.nn.utils.parameters_to_vector`.
     """
     if isinstance(weights, nn.Module):
         weights = list(weights.parameters())
@@ -63,9 +68,14 @@ def flatten_state(model: nn.Module, state: Mapping[str, Tensor]) -> Tensor:
         ValueError: a parameter is missing, or has another shape.
 
     Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from lookaround.landscape import flatten_state
         >>> layer = nn.Linear(1, 1)
         >>> flatten_state(layer, {"weight": torch.tensor([[2.0]]), "bias": torch.tensor([3.0])})
         tensor([2., 3.])
+
+    Source: the order of `torch.nn.utils.parameters_to_vector`.
     """
     own = dict(unwrap(model).named_parameters())
     missing = [name for name in own if name not in state]

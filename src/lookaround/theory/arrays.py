@@ -40,6 +40,14 @@ def positive(name: str, value: ArrayLike) -> Tensor:
     return tensor
 
 
+def spectrum(name: str, value: ArrayLike) -> Tensor:
+    """Float64 tensor of curvatures above 0, of which there is at least one; its last axis counts them."""
+    tensor: Tensor = torch.atleast_1d(positive(name, value))
+    if not tensor.numel():
+        raise ValueError(f"{name} must hold at least one curvature; got a tensor of shape {tuple(tensor.shape)}")
+    return tensor
+
+
 def non_negative(name: str, value: ArrayLike) -> Tensor:
     """Float64 tensor with no entry below 0."""
     tensor = as_float64(name, value)

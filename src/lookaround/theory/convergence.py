@@ -21,7 +21,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lookaround.theory.arrays import ArrayLike, common_shape, momentum_factor, positive, single, unit_interval, whole
+from lookaround.theory.arrays import (
+    ArrayLike,
+    common_shape,
+    momentum_factor,
+    positive,
+    single,
+    spectrum,
+    unit_interval,
+    whole,
+)
 
 RATE_METHODS = ("momentum", "lookahead", "lookaround")
 
@@ -52,6 +61,7 @@ def convergence_rate(
         ValueError: an unknown method or an argument outside its range.
 
     Example:
+        >>> from lookaround.theory import convergence_rate
         >>> convergence_rate("momentum", [1.0, 0.1], lr=1.0, momentum=0.0).item()    # max |1 - ηa|
         0.9
         >>> convergence_rate("lookahead", 1.0, lr=0.5, momentum=0.0, k=1, alpha=0.5).item()    # 1 - α + α(1 - ηa)
@@ -60,12 +70,12 @@ def convergence_rate(
     Source: Lookahead paper, section 3.2 and appendix B.1; Lookaround paper, section 3.2.2 and appendix B.2.
     """
     _check_method(method)
-    spectrum = torch.atleast_1d(positive("eigenvalues", eigenvalues))
+    curvatures = spectrum("eigenvalues", eigenvalues)
     rate, damping = positive("lr", lr)[..., None], momentum_factor(momentum)[..., None]
     weight = unit_interval("alpha", alpha)[..., None]
     period = single("k", whole("k", k, 1))
-    common_shape(eigenvalues=spectrum, lr=rate, momentum=damping, alpha=weight)
-    rates = _spectral_radius(_round(method, rate * spectrum, damping, period, weight)).amax(-1)
+    common_shape(eigenvalues=curvatures, lr=rate, momentum=damping, alpha=weight)
+    rates = _spectral_radius(_round(method, rate * curvatures, damping, period, weight)).amax(-1)
     return rates if method == "momentum" else rates.pow(1 / period)
 
 
@@ -117,6 +127,7 @@ def transition_matrix(
         Float64 matrix of k + 1 rows.
 
     Example:
+        >>> from lookaround.theory import transition_matrix
         >>> matrix = transition_matrix("lookahead", 1.0, 0.5, 0.0, k=2, alpha=0.5)
         >>> matrix[0].tolist()    # φ' = (φ + (1 - ηa)² φ)/2
         [0.625, 0.0, 0.0]
@@ -142,7 +153,10 @@ def transition_matrix(
 
 
 class OptimalRate(NamedTuple):
-    """Best learning rate, in units of 1/L, and the rate ρ it gives."""
+    """Best learning rate, in units of 1/L, and the rate ρ it gives.
+
+    Source: Lookahead paper, Figure 4; Lookaround paper, Figure 2.
+    """
 
     lr: Tensor
     rate: Tensor
@@ -175,6 +189,7 @@ def optimal_rate(
         `OptimalRate`, each field of the shape of `condition_number`.
 
     Example:
+        >>> from lookaround.theory import optimal_rate
         >>> lr, rate = optimal_rate("momentum", 9.0, 0.0)
         >>> round(lr.item(), 3), round(rate.item(), 3)    # 2/(μ + L) and (κ - 1)/(κ + 1)
         (1.8, 0.8)
@@ -202,8 +217,12 @@ def lower_bound(condition_number: ArrayLike) -> Tensor:
     """(√κ - 1)/(√κ + 1): no first-order method contracts faster on every quadratic of condition number κ.
 
     Example:
+        >>> from lookaround.theory import lower_bound
         >>> lower_bound(9.0).item()
         0.5
+
+    Source: Nesterov 2004, "Introductory lectures on convex optimization", theorem 2.1.13; the bound in the Lookahead
+    paper, Figure 4.
     """
     kappa = positive("condition_number", condition_number)
     if bool((kappa < 1).any()):

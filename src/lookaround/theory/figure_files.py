@@ -41,9 +41,16 @@ Row = Sequence[str | float]
 
 
 def new_figure(
-    draw: Callable[..., None], *, panels: Sequence[int] = (1,), size: tuple[float, float] = (5.2, 3.6)
+    draw: Callable[..., None],
+    *,
+    panels: Sequence[int] = (1,),
+    size: tuple[float, float] = (5.2, 3.6),
+    beside: bool = False,
 ) -> Figure:
-    """A figure without a window and without pyplot's global state; `draw` gets one axes a panel, given by their heights."""
+    """A figure without a window and without pyplot's global state; `draw` gets one axes a panel.
+
+    Panels stand below each other on a common x axis and are given by their heights; or ``beside`` each other, by their widths.
+    """
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -51,7 +58,12 @@ def new_figure(
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
-        draw(*figure.subplots(len(panels), sharex=True, height_ratios=list(panels), squeeze=False).flat)
+        grid = (
+            figure.subplots(1, len(panels), width_ratios=list(panels), squeeze=False)
+            if beside
+            else figure.subplots(len(panels), sharex=True, height_ratios=list(panels), squeeze=False)
+        )
+        draw(*grid.flat)
     return figure
 
 

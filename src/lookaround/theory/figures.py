@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from lookaround.theory.equivalence_figure import lookaround_rate
 from lookaround.theory.progress_figures import lookahead_3, lookahead_11a, lookahead_11b, lookahead_12
 from lookaround.theory.rate_figures import lookahead_4, lookaround_2
 from lookaround.theory.variance_figure import lookaround_variance
@@ -24,5 +25,6 @@ FIGURES: dict[str, Callable[[Path], list[Path]]] = {
     "lookahead-11b": lookahead_11b,
     "lookahead-12": lookahead_12,
     "lookaround-2": lookaround_2,
+    "lookaround-rate": lookaround_rate,
     "lookaround-variance": lookaround_variance,
 }

@@ -18,13 +18,16 @@ from torch import Tensor
 from torch.optim import SGD, Optimizer
 
 from lookaround.optim import Lookahead, Lookaround
-from lookaround.theory.arrays import ArrayLike, as_float64, positive, single, whole
+from lookaround.theory.arrays import ArrayLike, as_float64, single, spectrum, whole
 from lookaround.theory.settings import Options, Setting, resolve
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A measured quantity and the half width of its two-sided normal confidence interval."""
+    """A measured quantity and the half width of its two-sided normal confidence interval.
+
+    Source: the normal approximation of a mean and of the variance of a Gaussian.
+    """
 
     value: Tensor
     half_width: Tensor
@@ -36,7 +39,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class MonteCarlo:
-    """What `simulate` measures: moments coordinate by coordinate, and the loss ½ Σ a(θ² + σ²)."""
+    """What `simulate` measures: moments coordinate by coordinate, and the loss ½ Σ a(θ² + σ²).
+
+    Source: the moments of the Lookahead paper, section 3.1, measured.
+    """
 
     mean: Estimate
     variance: Estimate
@@ -71,9 +77,12 @@ def simulate(
         ValueError: an argument outside its range, an array where one number is needed, or `published=True`, which is a formula.
 
     Example:
+        >>> from lookaround.theory import simulate
         >>> run = simulate("lookaround", a=1.0, sigma2=1.0, lr=0.5, steps=20, k=5, branches=3, chains=2000)
         >>> bool(run.variance.contains(1 / 9))    # V*_SGD/d = γ a σ²/(2 - γ a)/3
         True
+
+    Source: the noisy quadratic of the Lookahead paper, equation 4; that the optimizers themselves are run is ours.
     """
     return trace(method, a, sigma2, lr, [steps], chains=chains, confidence=confidence, seed=seed, **options)[0]
 
@@ -93,6 +102,7 @@ def trace(
     """`simulate` read at several horizons of one run, given in increasing order.
 
     Example:
+        >>> from lookaround.theory.monte_carlo import trace
         >>> runs = trace("sgd", a=1.0, sigma2=1.0, lr=1.0, steps=[0, 1], chains=2000)
         >>> runs[0].variance.value.item(), bool(runs[1].variance.contains(1.0))    # one step lands on c
         (0.0, True)
@@ -194,17 +204,21 @@ def measured_contraction(
         ValueError: steps is less than four windows, or the iterates reach the optimum within them.
 
     Example:
+        >>> from torch.optim import SGD
+        >>> from lookaround.theory import measured_contraction
         >>> round(measured_contraction(lambda p: SGD(p, lr=1.0), [1.0, 0.1], steps=2000), 6)    # max |1 - γ a|
         0.9
+
+    Source: the rate of the Lookahead paper, section 3.2, measured; the fit is ours.
     """
     if steps < 4 * window:
         raise ValueError(f"steps must be at least four windows of {window}; got {steps}")
-    spectrum = torch.atleast_1d(positive("eigenvalues", eigenvalues))
-    weights = torch.ones_like(spectrum).requires_grad_()
+    curvatures = spectrum("eigenvalues", eigenvalues)
+    weights = torch.ones_like(curvatures).requires_grad_()
     optimizer = make_optimizer([weights])
     peaks: list[float] = []
     while len(peaks) * window < steps and (not peaks or peaks[-1] > SMALLEST):
-        peaks.append(_peak(optimizer, weights, spectrum, window))
+        peaks.append(_peak(optimizer, weights, curvatures, window))
     if len(peaks) < 4 or peaks[-1] == 0:
         raise ValueError(
             f"the distance shrank below {SMALLEST:g} within {len(peaks)} windows of {window} steps: give a smaller window"

@@ -39,7 +39,10 @@ BLOCK = 1 << 15
 
 
 class Moments(NamedTuple):
-    """Mean and variance of the weights, coordinate by coordinate."""
+    """Mean and variance of the weights, coordinate by coordinate.
+
+    Source: Lookahead paper, section 3.1; Lookaround paper, Lemma 1.
+    """
 
     mean: Tensor
     variance: Tensor
@@ -101,6 +104,7 @@ def moments(
         ValueError: a setting outside its range, an unknown method, both or neither of `rounds` and `steps`.
 
     Example:
+        >>> from lookaround.theory import moments
         >>> mean, variance = moments("lookahead", a=1.0, sigma2=1.0, lr=0.5, rounds=1, k=2, alpha=0.5)
         >>> mean.item(), variance.item()    # 1 - α + α q², α² γ² (1 + q²) with q = 1/2
         (0.625, 0.078125)
@@ -137,6 +141,7 @@ def expected_loss(
         Float64 tensor of shape horizons + broadcast shape without its last axis.
 
     Example:
+        >>> from lookaround.theory import expected_loss
         >>> expected_loss("sgd", a=[1.0, 0.5], sigma2=[1.0, 2.0], lr=0.5, steps=[0, 1], excess=True)
         tensor([0.7500, 0.4219], dtype=torch.float64)
 
@@ -186,6 +191,7 @@ def steady_state_variance(
             leave no steady state.
 
     Example:
+        >>> from lookaround.theory import steady_state_variance
         >>> steady_state_variance("lookaround", 1.0, 1.0, 0.01, k=5, branches=3).item()
         0.0016750...
         >>> steady_state_variance("lookaround", 1.0, 1.0, 0.01, k=5, branches=3, published=True).item()
@@ -203,8 +209,12 @@ def steady_state_loss(
     """Expected loss that a method settles at: `expected_loss` with mean 0 and `steady_state_variance`.
 
     Example:
+        >>> from lookaround.theory import steady_state_loss
         >>> steady_state_loss("sgd", a=1.0, sigma2=1.0, lr=1.0).item()    # one step lands on c: V = σ²
         1.0
+
+    Source: Lookahead paper, equation 5 with Proposition 2; Lookaround paper, equation 3 with Proposition 1
+    (corrected).
     """
     setting = resolve(method, a, sigma2, lr, **options)
     losses = [

@@ -17,6 +17,7 @@ from lookaround.theory.arrays import (
     non_negative,
     offender,
     positive,
+    spectrum,
     unit_interval,
     whole,
 )
@@ -121,7 +122,7 @@ def resolve(
     one = torch.ones((), dtype=torch.float64)
     setting = Setting(
         method=method,
-        a=torch.atleast_1d(positive("a", a)),
+        a=spectrum("a", a),
         sigma2=non_negative("sigma2", sigma2),
         noise_divisor=one if method in ("sgd", "lookahead") else given_branches,
         lr=positive("lr", lr),
@@ -134,7 +135,9 @@ def resolve(
         var0=non_negative("var0", var0),
         published=published,
     )
-    common_shape(**setting.tensors)
+    if not setting.shape.numel():
+        empty = next(name for name, tensor in setting.tensors.items() if not tensor.numel())
+        raise ValueError(f"{empty} is empty; every argument needs at least one entry")
     _check_stable(setting)
     _check_published(setting)
     return setting

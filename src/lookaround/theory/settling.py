@@ -39,8 +39,11 @@ def rounds_to_fixed_point(
         ValueError: epsilon not above 0, or what `moments` and `steady_state_variance` raise.
 
     Example:
+        >>> from lookaround.theory import rounds_to_fixed_point
         >>> rounds_to_fixed_point("sgd", a=1.0, sigma2=0.0, lr=0.5, epsilon=1e-3, k=1).item()    # ½ · 4⁻ᵗ ≤ 10⁻³
         5.0
+
+    Source: ours, from the moments of the Lookahead paper, equations 8 to 11.
     """
     setting = resolve(method, a, sigma2, lr, **options)
     tolerance = positive("epsilon", epsilon)
