@@ -1,5 +1,7 @@
 """Contract 3: objects that have the wrapper's class and a `__dict__` of their own, as Lightning's and Fabric's are, are the wrapper."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -118,10 +120,11 @@ def test_settings_written_to_a_proxy_are_the_optimizers(proxy):
 def test_a_checkpoint_loaded_through_a_proxy_ends_the_pass_that_was_on(name, proxy):
     saved, proxied = case(name).train(5), case(name, seed=2)
     stand_in = PROXIES[proxy](proxied.optimizer)
+    model, state_dict = copy.deepcopy([saved.model.state_dict(), saved.optimizer.state_dict()])
     go_around(stand_in, stand_in, proxied.model, 1)
     for _ in proxied.optimizer.around():
-        proxied.model.load_state_dict(saved.model.state_dict())
-        stand_in.load_state_dict(saved.optimizer.state_dict())
+        proxied.model.load_state_dict(model)
+        stand_in.load_state_dict(state_dict)
         break
     go_around(stand_in, stand_in, proxied.model, 6, 5)
     go_around(saved.optimizer, saved.optimizer, saved.model, 6, 5)
