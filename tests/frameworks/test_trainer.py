@@ -36,12 +36,11 @@ class Recorded(TrainerCallback):
     """What the model was given in training, to be given again by hand, and what evaluation gave."""
 
     def __init__(self, model):
-        self.inputs, self.losses = [], []
+        self.inputs, self.evaluated, self.losses = [], [], []
         model.register_forward_pre_hook(self.see, with_kwargs=True)
 
     def see(self, model, args, kwargs):
-        if model.training:
-            self.inputs.append((args, kwargs))
+        (self.inputs if model.training else self.evaluated).append((args, kwargs))
 
     def on_evaluate(self, args, state, control, metrics=None, **_):
         self.losses.append(metrics["eval_loss"])
@@ -102,10 +101,10 @@ def by_hand(name, inputs, steps):
     return model, optimizer
 
 
-def evaluate(model):
-    tokens = Sentences(2).tokens
+def evaluate(model, inputs):
+    args, kwargs = inputs
     with torch.no_grad():
-        return model.eval()(input_ids=tokens, labels=tokens).loss.item()
+        return model.eval()(*args, **kwargs).loss.item()
 
 
 @every_wrap
@@ -119,10 +118,10 @@ def test_it_trains_evaluates_and_saves_as_by_hand(name, tmp_path):
     assert same(model.state_dict(), plain_model.state_dict())
     for steps, loss in zip((MIDDLE, 2 * MIDDLE, STEPS), recorded.losses, strict=True):
         plain_model, plain = by_hand(name, recorded.inputs, steps)
-        training = evaluate(plain_model)
+        training = evaluate(plain_model, recorded.evaluated[0])
         with plain.averaged():
-            assert loss == pytest.approx(evaluate(plain_model), rel=1e-6)
-            assert loss != pytest.approx(training, rel=1e-4)
+            assert loss == pytest.approx(evaluate(plain_model, recorded.evaluated[0]), rel=1e-6)
+            assert loss != pytest.approx(training, rel=1e-6)
             saved = load_file(tmp_path / f"checkpoint-{steps}" / "model.safetensors")
             theirs = plain_model.state_dict()
             assert all(torch.equal(value, theirs[key]) for key, value in saved.items())
