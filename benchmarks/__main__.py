@@ -5,6 +5,7 @@ import sys
 
 NAMES = (
     "lookahead_average",
+    "step_overhead",
     "lookaround_step",
     "running_average",
     "soup",
