@@ -163,9 +163,9 @@ class Common:
         lost = list(self._lost().values())
         return self._rows.means(values, part, *beside, start=kept.packed(SLOW), lost=clone(lost) if shown else lost)
 
-    def _lost(self) -> dict[Tensor, Tensor]:
+    def _lost(self) -> dict[Any, Tensor]:
         """What this row has lost on the wire, by parameter in the order of the weights kept."""
-        slow = self._branches.weights.values(SLOW)
+        slow: Mapping[Any, Tensor] = self._branches.weights.values(SLOW)
         lost = self.own.setdefault(f"lost.{self._rows.local.start}", {})
         lost |= {p: torch.zeros_like(phi) for p, phi in slow.items() if p not in lost}
         return {p: lost[p] for p in slow}
@@ -299,7 +299,7 @@ class Common:
                 branches.restart(branch)
 
     def _take_inner_state(self, branch: int, *, wanted: bool) -> None:
-        """On rows where no branch is well, the inner state of one that is, elsewhere; they have taken the same steps and keep the same things."""
+        """On rows where no branch is well, the inner state of one elsewhere that is; its steps were the same, and so is what it keeps."""
         branches = self._branches
         entries = branches.entries(branch if branch in branches.local else branches.current)
         tensors = [v for entry in entries.values() for _, v in sorted(entry.items()) if isinstance(v, Tensor)]
