@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-NAMES = ("lookahead_average", "lookaround_step", "running_average", "soup", "sharded_soup", "landscape")
+NAMES = ("lookahead_average", "lookaround_step", "running_average", "train_speed", "soup", "sharded_soup", "landscape")
 
 
 def main(names: list[str]) -> None:
