@@ -105,3 +105,25 @@ def test_degenerate_settings_are_sgd_bit_for_bit(start):
         training.train(never)
         found, expected = training.model.state_dict(), reference.model.state_dict()
         assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_an_alpha_that_fades_is_each_averages_own(start):
+    fading = start("lookahead:k=2,alpha=1,alpha_end=0.2,alpha_power=2", folder="fading")
+    seen = []
+    fading.method.optimizer.register_step_post_hook(lambda optimizer, *_: seen.append(optimizer.alpha))
+    fading.train(never)
+    expected = [1 - 0.8 * (position / 8) ** 2 for position in range(8) for _ in range(3)]
+    assert seen == pytest.approx(expected)
+    still, alike = (
+        start("lookahead:k=2,alpha=0.5", folder="still"),
+        start("lookahead:k=2,alpha_end=0.5", folder="alike"),
+    )
+    still.train(never)
+    alike.train(never)
+    states = still.model.state_dict(), alike.model.state_dict()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_an_adaptive_alpha_does_not_fade(start):
+    with pytest.raises(ValueError, match="alpha_end is where a fixed alpha goes"):
+        start("lookahead:alpha=adaptive,alpha_end=0.5")

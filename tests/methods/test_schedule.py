@@ -51,3 +51,10 @@ def test_it_stays_in_range_rises_in_the_warm_up_and_never_rises_again(total, war
     assert all(0 < value <= 1 for value in values)
     assert values[:warmup] == sorted(values[:warmup])
     assert values[warmup:] == sorted(values[warmup:], reverse=True)
+
+
+def test_a_ramp_stays_goes_down_and_stays() -> None:
+    assert factors(Schedule("ramp", 8, 1, (0.25, 0.75), 0.2)) == pytest.approx([1, 1, 1, 0.8, 0.6, 0.4, 0.2, 0.2])
+    for milestones in ((), (0.5,), (0.6, 0.4), (0.2, 0.4, 0.6)):
+        with pytest.raises(ValueError, match="ramp takes two milestones"):
+            Schedule("ramp", 8, 1, milestones)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -67,12 +67,12 @@ def load_run(path: Path) -> Run:
     Raises:
         UsageError: for a path that is none of these, or a damaged file.
     """
-    file = _network_file(path)
+    file = network_file(path)
     try:
         metadata = read_header(file)[1]
     except (OSError, ValueError) as error:
         raise UsageError(f"{file} is no safetensors file: {error}") from error
-    model, architecture = load_network(file) if ARCHITECTURE in metadata else (None, None)
+    model, architecture = load_network(file) if _of_images(metadata) else (None, None)
     of_a_run = {} if METADATA_KEY in metadata else metadata  # a soup is no run, whatever its ingredients agree on
     method, seed = (of_a_run.get(NOTE.format(note)) for note in ("method", "seed"))
     name = f"{method}, seed {seed}" if method else file.stem
@@ -81,7 +81,21 @@ def load_run(path: Path) -> Run:
     return Run(name, file, method, None if seed is None else int(seed), plan, model, architecture)
 
 
-def _network_file(path: Path) -> Path:
+def _of_images(metadata: Mapping[str, str]) -> bool:
+    """Whether a file describes a network of the vision task; those of text say which task is theirs, and are tensors here."""
+    try:
+        described = json.loads(metadata.get(ARCHITECTURE, "null"))
+    except ValueError:
+        return True  # a damaged description, which `load_network` names
+    return described is not None and not (isinstance(described, dict) and "task" in described)
+
+
+def network_file(path: Path) -> Path:
+    """The safetensors file that is meant by a file, a run's folder, or the folder of an experiment of a single run.
+
+    Raises:
+        UsageError: for a path that is none of these.
+    """
     if path.is_file():
         return path
     if not path.exists():

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["cosine", "linear", "constant", "multi-step", "inverse-sqrt", "wsd"]
+Kind = Literal["cosine", "linear", "constant", "multi-step", "ramp", "inverse-sqrt", "wsd"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,8 @@ class Schedule:
         1;
     ``multi-step``
         ``gamma`` to the number of milestones passed;
+    ``ramp``
+        1 up to the first of two milestones, a line to ``gamma`` at the second, then ``gamma`` (Izmailov et al. 2018, before SWA);
     ``inverse-sqrt``
         the square root of warm-up / minibatches so far (Vaswani et al. 2017);
     ``wsd``
@@ -40,6 +42,7 @@ class Schedule:
         ValueError: for milestones that do not rise or a multi-step schedule without any.
 
     Example:
+        >>> from lookaround.methods import Schedule
         >>> cosine = Schedule("cosine", total=6, warmup=2)
         >>> [round(cosine(minibatch), 3) for minibatch in range(6)]
         [0.5, 1.0, 1.0, 0.854, 0.5, 0.146]
@@ -58,6 +61,10 @@ class Schedule:
         if self.kind == "multi-step" and not (self.milestones and inside and rising):
             got = "/".join(f"{milestone:g}" for milestone in self.milestones) or "none"
             raise ValueError(f"milestones must rise and lie between 0 and 1, such as 0.3/0.6/0.8, got {got}")
+        if self.kind == "ramp" and not (len(self.milestones) == 2 and inside and rising):
+            raise ValueError(
+                f"ramp takes two milestones that rise between 0 and 1, such as 0.5/0.9, got {self.milestones}"
+            )
 
     def __call__(self, minibatch: int) -> float:
         """The factor for a minibatch, counted from 0."""
@@ -65,6 +72,10 @@ class Schedule:
             return (minibatch + 1) / self.warmup
         if self.kind == "multi-step":
             return float(self.gamma ** sum(minibatch >= part * self.total for part in self.milestones))
+        if self.kind == "ramp":
+            first, second = (part * self.total for part in self.milestones)
+            way = min(1.0, max(0.0, (minibatch - first) / (second - first)))
+            return 1 - way * (1 - self.gamma)
         if self.kind == "inverse-sqrt":
             return math.sqrt(max(1, self.warmup) / (minibatch + 1))
         if self.kind == "wsd":

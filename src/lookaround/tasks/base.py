@@ -119,6 +119,7 @@ class Task(ABC):
         branches: copies of a minibatch, d.
         device: of data and networks.
         defaults: settings that suit it.
+        notes: what a reader of the numbers has to know of the data, a line each.
         clip: the gradient's norm is clipped to this before each step, for every method alike; None: it is not.
     """
 
@@ -128,6 +129,7 @@ class Task(ABC):
     branches: int
     device: torch.device
     defaults: Defaults
+    notes: Sequence[str] = ()
     clip: float | None = None
 
     @abstractmethod

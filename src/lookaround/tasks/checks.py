@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 Range = tuple[float, float | None]
@@ -46,3 +47,13 @@ def allowed(least: float | None, most: float | None) -> str:
     if most is None:
         return f"at least {least}"
     return f"at most {most}" if least is None else f"from {least} to {most}"
+
+
+def affecting(config: Any) -> dict[str, Any]:
+    """The settings that decide what a task's numbers mean: not where things lie, or how they are computed.
+
+    >>> from lookaround.tasks.translation import TranslationConfig
+    >>> "root" in affecting(TranslationConfig()), "beam" in affecting(TranslationConfig())
+    (False, True)
+    """
+    return {f.name: getattr(config, f.name) for f in fields(config) if f.metadata.get("affects") is not False}

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 
 from lookaround.tasks.base import Task, TaskConfig
+from lookaround.tasks.language import LanguageConfig, LanguageTask
+from lookaround.tasks.language import preset as language_preset
+from lookaround.tasks.translation import TranslationConfig, TranslationTask
 from lookaround.tasks.vision import VisionConfig, VisionTask, preset
 
 
@@ -33,6 +36,8 @@ def _vision(chosen: Mapping[str, str]) -> VisionConfig:
 
 TASKS: dict[str, TaskEntry] = {
     "vision": TaskEntry(VisionConfig, _vision, VisionTask.load),
+    "language": TaskEntry(LanguageConfig, lambda chosen: language_preset(chosen.get("network")), LanguageTask.load),
+    "translation": TaskEntry(TranslationConfig, lambda chosen: TranslationConfig(), TranslationTask.load),
 }
 
 

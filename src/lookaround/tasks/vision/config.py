@@ -18,6 +18,7 @@ class VisionConfig:
         ValueError: for a value outside its range, naming the option.
 
     Example:
+        >>> from lookaround.tasks.vision import VisionConfig
         >>> VisionConfig(branches=2).data
         'digits'
         >>> VisionConfig(branches=0)
@@ -37,9 +38,17 @@ class VisionConfig:
     test_images: int | None = None
     """Test on this many images, equally many of each class. None: all."""
     model: str = "small-cnn"
-    """Network: small-cnn, resnet9, resnet18, resnet50, vgg19-bn or resnext50."""
+    """Network: small-cnn, resnet9, airbench, toy-cnn, resnet18, resnet50, resnet101, resnet152, vgg16, vgg19-bn, resnext50,
+    densenet161, vit-b-16, preresnet110, preresnet164, wrn-28-10, or timm:NAME."""
     width: int | None = None
-    """Channels of the first convolution of small-cnn or resnet9. None: the network's own."""
+    """Channels of the first convolution of small-cnn, resnet9, airbench or toy-cnn. None: the network's own."""
+    init_from: str | None = None
+    """Weights to begin with: a safetensors file or a run's folder of the same network, torchvision:NAME or timm:NAME where
+    their weights are on the machine. The last layer is new if it told other classes apart."""
+    body_rate: float = 1.0
+    """With --init-from: learning rate of all but the last layer, as a multiple of the method's."""
+    frozen: tuple[str, ...] = ()
+    """With --init-from: stages of the network that stay as they are, such as conv1 bn1 layer1."""
     branches: int = 3
     """Augmented copies of every minibatch, d, all of which every method consumes: Lookaround one a branch."""
     copies: Copies = "independent"
@@ -63,6 +72,8 @@ class VisionConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self, _RANGES)
+        if self.init_from is None and (self.frozen or self.body_rate != 1.0):
+            raise ValueError("--frozen and --body-rate are for weights from --init-from; name those too")
         if self.workers is not None and not self.stream:
             raise ValueError(
                 f"--workers {self.workers} read images ahead with --stream alone; add it, or leave them out"
@@ -91,6 +102,7 @@ _RANGES = {
     "train_images": (1, None),
     "test_images": (1, None),
     "width": (1, None),
+    "body_rate": (0, None),
     "branches": (1, None),
     "crop_padding": (0, None),
     "label_smoothing": (0, 1),

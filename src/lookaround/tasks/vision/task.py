@@ -17,6 +17,7 @@ from lookaround.tasks.vision.config import VisionConfig
 from lookaround.tasks.vision.data import ImageData, Images, load_data
 from lookaround.tasks.vision.data.images import digest
 from lookaround.tasks.vision.evaluation import evaluate
+from lookaround.tasks.vision.finetuning import Start, freeze, groups, load_start
 from lookaround.tasks.vision.networks import Architecture, save_network
 from lookaround.tasks.vision.presets import defaults
 
@@ -41,14 +42,21 @@ class VisionTask(Task):
         config: of the task.
         data: images on the training device.
         held_out: images and labels that were set aside, or None.
+        start: weights to begin with, or None for those that are drawn.
 
     Raises:
         ValueError: for augmentations, network or images that do not go together.
     """
 
-    def __init__(self, config: VisionConfig, data: ImageData, held_out: tuple[Images, Tensor] | None = None) -> None:
+    def __init__(
+        self,
+        config: VisionConfig,
+        data: ImageData,
+        held_out: tuple[Images, Tensor] | None = None,
+        start: Start | None = None,
+    ) -> None:
         branch_augmentations(config, config.branches)
-        self.config, self.data, self.held_out = config, data, held_out
+        self.config, self.data, self.held_out, self.start = config, data, held_out, start
         self.name = data.name
         self.branches = config.branches
         self.device = data.train_images.device
@@ -69,7 +77,11 @@ class VisionTask(Task):
         task = cls(config, data)
         with torch.device("meta"):
             task.architecture.build()
-        return cls(config, data.to(device))
+        start = None if config.init_from is None else load_start(config.init_from)
+        task = cls(config, data.to(device), start=start)
+        if start is not None:
+            task.network()
+        return task
 
     def identity(self) -> dict[str, Any]:
         settings = {name: value for name, value in asdict(self.config).items() if name not in _NOT_IDENTITY}
@@ -82,6 +94,7 @@ class VisionTask(Task):
             "augmentations": augmentations,
             "images": counts,
             "digest": digest([(data.train_images, data.train_labels), (data.test_images, data.test_labels)]),
+            "init_from": None if self.start is None else self.start.digest,
         }
 
     def _labels(self) -> dict[str, Tensor]:
@@ -90,9 +103,16 @@ class VisionTask(Task):
 
     def network(self) -> nn.Module:
         layout = torch.channels_last if self.config.channels_last else torch.preserve_format
-        model = self.architecture.build().to(self.device, memory_format=layout)  # type: ignore[call-overload]
+        model = self.architecture.build()
+        if self.start is not None:
+            self.start.put(model, self.data.classes)
+            freeze(model, self.config.frozen)
+        model = model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         assert isinstance(model, nn.Module)
         return model
+
+    def parameters(self, model: nn.Module) -> list[dict[str, Any]]:
+        return super().parameters(model) if self.start is None else groups(model, self.config.body_rate)
 
     def batches(self, seed: int, batch: int, branches: int) -> ImageBatches:
         return ImageBatches(self.data, self.config, seed, batch, branches)
@@ -122,7 +142,7 @@ class VisionTask(Task):
 
     def holding_out(self, fraction: float) -> VisionTask:
         rest, images, labels = self.data.hold_out(fraction, _HOLD_OUT_SEED)
-        return VisionTask(self.config, rest, (images, labels))
+        return VisionTask(self.config, rest, (images, labels), self.start)
 
     def save(self, path: Path, model: nn.Module, notes: Mapping[str, str]) -> None:
         save_network(path, model, self.architecture, {**notes, "data": self.name})
