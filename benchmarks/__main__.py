@@ -5,11 +5,14 @@ import sys
 
 NAMES = (
     "lookahead_average",
+    "step_overhead",
     "lookaround_step",
     "running_average",
     "soup",
     "sharded_soup",
     "landscape",
+    "branches",
+    "same_loss",
     "text_training",
 )
 

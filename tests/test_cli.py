@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.metadata
 import os
 import re
 import shlex
@@ -246,6 +247,25 @@ def test_a_bug_keeps_its_traceback(tmp_path, monkeypatch):
         main(command("sgd", tmp_path))
 
 
+def test_ctrl_c_while_everything_is_still_being_imported_is_one_line():
+    """The first seconds go to importing torch; the interrupt comes when that has begun."""
+    program = "import sys, lookaround_command as c; print('begun', flush=True); sys.exit(c.main())"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, "train"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout.readline() == "begun\n"
+        child.send_signal(signal.SIGINT)
+        _, said = child.communicate()
+    assert (child.returncode, said) == (130, "lookaround: interrupted\n")
+
+
+def test_the_version_is_the_packages(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"lookaround {importlib.metadata.version('lookaround')}\n"
+
+
 def test_help_lists_the_commands_and_no_command_is_an_error(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["--help"])
@@ -255,3 +275,4 @@ def test_help_lists_the_commands_and_no_command_is_an_error(capsys):
         with pytest.raises(SystemExit) as stopped:
             main(words)
         assert stopped.value.code == 2
+        assert re.fullmatch(r"lookaround: .*; see lookaround --help\n", capsys.readouterr().err)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import errno
 import logging
+import os
 import re
 import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
+from typing import NoReturn
 
 _FAILURE, _USAGE = 1, 2
 # What `pip install 'lookaround[train]'` adds, by the names under which it is imported.
@@ -32,6 +35,13 @@ _SMALLER = "nothing written before is lost: make batches, images or the network 
 _Run = Callable[[Sequence[str]], None]
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what cannot be used."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(_USAGE, f"lookaround: {message}; see lookaround --help\n")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
@@ -43,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         interruption, 1 for everything else that went wrong. A failure is one line on standard error.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(prog="lookaround", description="Weight averaging during training.")
+    parser = _Parser(prog="lookaround", description="Weight averaging during training.")
+    parser.add_argument("--version", action="version", version=f"lookaround {version('lookaround')}")
     names = parser.add_subparsers(metavar="COMMAND", required=True, dest="command")
     for name, command in COMMANDS.items():
         names.add_parser(name, help=command.summary, add_help=False)
@@ -108,6 +119,8 @@ def _failed_write(error: OSError, resuming: str) -> str:
 
 
 def _fail(message: str, status: int) -> int:
+    if int(os.environ.get("RANK", "0")):  # of several processes the first one says what went wrong everywhere
+        return status
     print(f"lookaround: {' '.join(message.split())}", file=sys.stderr)
     return status
 
@@ -116,6 +129,12 @@ def _train(words: Sequence[str]) -> None:
     from lookaround.commands.train import train
 
     train(words)
+
+
+def _tune(words: Sequence[str]) -> None:
+    from lookaround.commands.tune import tune
+
+    tune(words)
 
 
 def _methods(words: Sequence[str]) -> None:
@@ -160,6 +179,24 @@ def _compare(words: Sequence[str]) -> None:
     compare_command(words)
 
 
+def _evaluate(words: Sequence[str]) -> None:
+    from lookaround.commands.evaluate import evaluate
+
+    evaluate(words)
+
+
+def _predict(words: Sequence[str]) -> None:
+    from lookaround.commands.predict import predict
+
+    predict(words)
+
+
+def _export(words: Sequence[str]) -> None:
+    from lookaround.commands.export import export
+
+    export(words)
+
+
 def _soup(words: Sequence[str]) -> None:
     from lookaround.commands.soup import soup
 
@@ -188,11 +225,15 @@ class Command:
 
 COMMANDS = {
     "train": Command("train and compare methods on a task, at equal budget", _train, "--resume"),
+    "tune": Command("choose every method's settings with equal effort, then compare", _tune, "--resume"),
     "methods": Command("list the methods and their settings", _methods),
     "status": Command("say which runs of an experiment are finished", _status),
     "recipes": Command("list the papers' tables and figures, or show one whole", _recipes),
     "run": Command("compute a table or figure of a paper, and compare", _run_recipe, "--resume"),
     "compare": Command("put experiments on one task side by side, paired by seed", _compare),
+    "evaluate": Command("measure finished networks, their calibration included", _evaluate),
+    "predict": Command("classify images", _predict),
+    "export": Command("write a network as a file that runs without this package", _export),
     "soup": Command("average finished models' weights into one file", _soup),
     "landscape": Command("draw loss and accuracy on planes, lines and inside rounds", _landscape),
     "theory": Command("draw the papers' figures on quadratics; advise k, alpha and d for a run", _theory),

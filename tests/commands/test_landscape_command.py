@@ -47,11 +47,11 @@ def test_a_line_of_fixed_statistics_ends_at_the_runs_own_results(runs, tmp_path,
     rows = table(tmp_path / "line.csv")
     assert [row["position on the line"] for row in rows] == [0, 0.5, 1]
     assert rows[0]["loss"] == pytest.approx(result(runs["lookaround"])["metrics"]["nll"], rel=1e-5)
-    assert rows[0]["accuracy"] == pytest.approx(result(runs["lookaround"])["top1"])
+    assert rows[0]["accuracy"] == pytest.approx(result(runs["lookaround"])["metrics"]["top1"])
     barrier = max(0.0, rows[1]["loss"] - (rows[0]["loss"] + rows[2]["loss"]) / 2)
     printed = capsys.readouterr().out
     assert f"barrier {barrier:.4g}, distance " in printed
-    assert "0 is lookaround, seed 0, 1 is sgd, seed 0" in printed
+    assert "0 is lookaround:batch=20, seed 0, 1 is sgd:batch=20, seed 0" in printed
     assert_a_picture(tmp_path, "line")
     assert "norm statistics fixed" in (tmp_path / "line.svg").read_text()
     assert not (tmp_path / "line.points").exists()

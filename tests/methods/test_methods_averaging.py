@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lookaround.averaging import LogitEnsemble, uniform_soup
+from lookaround.averaging import LogitEnsemble, power, snapshot_weights, uniform_soup
 from lookaround.experiment import UsageError
 from lookaround.experiment.running import prepare
 from lookaround.methods import METHODS, Spec
@@ -17,6 +17,10 @@ from reference.tiny_experiment import a_plan
 
 AVERAGING = [
     "ema",
+    "tail",
+    "lawa",
+    "power-ema",
+    "wsm",
     "swa",
     "dswa",
     "tswa",
@@ -304,6 +308,34 @@ def test_the_tail_is_the_mean_of_the_last_part_of_all_steps(start):
     training.train(never)
     assert len(points) == 24
     torch.testing.assert_close(weight.double(), torch.stack(points[-6:]).mean(0), rtol=1e-5, atol=1e-6)
+
+
+def points_of(training) -> list[torch.Tensor]:
+    """The first layer's weights after each minibatch of a run that is trained to its end."""
+    weight, points = training.model[0].weight, []
+    for position in range(training.total):
+        training.step = position
+        training._train_minibatch(Minibatch(training.batches, position))
+        points.append(weight.detach().double().clone())
+    training.method.finish()
+    return [*points, weight.detach().double()]
+
+
+def test_lawa_is_the_mean_of_the_last_points(start):
+    *points, found = points_of(start("lawa:window=3,every=2"))
+    torch.testing.assert_close(found, (points[3] + points[5] + points[7]) / 3, rtol=1e-5, atol=1e-6)
+
+
+def test_the_power_function_ema_weighs_late_points_by_their_rule(start):
+    *points, found = points_of(start("power-ema:width=0.2,every=1"))
+    weights = snapshot_weights(power(0.2), range(1, 9))
+    expected = sum(w * point for w, point in zip(weights, points, strict=True))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_wsm_stands_in_for_a_decay_over_the_last_part(start):
+    *points, found = points_of(start("wsm:shape=linear,fraction=0.5,every=1,schedule=constant"))
+    torch.testing.assert_close(found, torch.stack(points[4:]).mean(0), rtol=1e-4, atol=1e-5)
 
 
 def test_an_average_around_lookaround_is_of_its_averages(start):

@@ -74,6 +74,8 @@ class Plan:
         ValueError: for methods or seeds that are none or twice there.
 
     Example:
+        >>> from lookaround.experiment import Plan
+        >>> from lookaround.methods import Spec
         >>> from lookaround.tasks.vision import preset
         >>> plan = Plan("vision", preset("digits"), (Spec.parse("sgd:lr=0.05"),), (0, 1))
         >>> Plan.from_options(plan.options()) == plan

@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated, Any, Literal
 
 from torch import Tensor
 
-from lookaround.averaging import SWAD, RunningAverage, exponential, tail
+from lookaround.averaging import SWAD, RunningAverage, emulated_decay, exponential, lawa, power, tail
 from lookaround.averaging.rules import Rule
 from lookaround.methods.base import Method, Setup
 from lookaround.methods.norms import buffer_policy, reestimate, reestimated
@@ -44,6 +45,31 @@ class Tail(Sampling):
     """Settings of tail."""
 
     fraction: Annotated[float, Help("part of the run, its last, whose points are averaged", least=0, most=1)] = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lawa(Averaging):
+    """Settings of lawa."""
+
+    window: Annotated[int, Help("points in the mean; as many sets of weights are kept", least=1)] = 6
+    every: Annotated[int | None, Help("minibatches from point to point; none: an epoch", least=1)] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PowerEma(Sampling):
+    """Settings of power-ema."""
+
+    width: Annotated[float, Help("relative width of the average: a part of the run so far", least=0, most=0.2886)] = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wsm(Sampling):
+    """Settings of wsm."""
+
+    shape: Annotated[
+        Literal["linear", "cosine", "1-sqrt"], Help("decay of the rate that the average stands in for")
+    ] = "1-sqrt"
+    fraction: Annotated[float, Help("part of the run, its last, that the decay lasts", least=0, most=1)] = 0.4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,22 +155,38 @@ def steps_are_points(inner: Method) -> bool:
     return isinstance(inner, Trajectory) and not isinstance(inner, AveragedTrajectory)
 
 
-def running(setup: Setup, settings: Sampling, inner: Method, rule: Callable[[int], Rule]) -> Averaged:
+def running(setup: Setup, every: int | None, inner: Method, rule: Callable[[int], Rule]) -> Averaged:
     """A running average of a rule that may depend on the number of points there will be."""
-    each_step = settings.every is None and steps_are_points(inner)
-    points = setup.total * setup.batches.branches if each_step else setup.total // (settings.every or 1)
+    each_step = every is None and steps_are_points(inner)
+    points = setup.total * setup.batches.branches if each_step else setup.total // (every or 1)
     average = RunningAverage(setup.model, rule(max(1, points)), buffers=buffer_policy(setup))
-    return Averaged(setup, inner, average, settings.every)
+    return Averaged(setup, inner, average, every)
 
 
 def ema(setup: Setup, settings: Ema, inner: Method) -> Averaged:
     """The exponential moving average of the points."""
-    return running(setup, settings, inner, lambda points: exponential(settings.decay, warmup=2 / 3))
+    return running(setup, settings.every, inner, lambda points: exponential(settings.decay, warmup=2 / 3))
 
 
 def tail_average(setup: Setup, settings: Tail, inner: Method) -> Averaged:
     """The uniform mean of the last part of the points (Polyak-Ruppert, tail averaging)."""
-    return running(setup, settings, inner, lambda points: tail(settings.fraction, total=points))
+    return running(setup, settings.every, inner, lambda points: tail(settings.fraction, total=points))
+
+
+def lawa_average(setup: Setup, settings: Lawa, inner: Method) -> Averaged:
+    """The mean of the last few of widely spaced points (Kaddour 2022; Sanyal et al. 2023)."""
+    return running(setup, settings.every or setup.epoch, inner, lambda points: lawa(settings.window))
+
+
+def power_ema(setup: Setup, settings: PowerEma, inner: Method) -> Averaged:
+    """The moving average whose memory is always the same part of the run so far (Karras et al. 2024)."""
+    return running(setup, settings.every, inner, lambda points: power(settings.width))
+
+
+def wsm(setup: Setup, settings: Wsm, inner: Method) -> Averaged:
+    """The average that stands in for a decay of the learning rate, best with ``schedule=constant``."""
+    rule = partial(emulated_decay, settings.shape, fraction=settings.fraction)
+    return running(setup, settings.every, inner, lambda points: rule(total=points))
 
 
 class DenseWindow(Averaged):

@@ -104,6 +104,7 @@ def orthogonalized(matrix: Tensor, steps: int) -> Tensor:
     iterate = iterate / iterate.norm().clamp(min=1e-7)
     for _ in range(steps):
         gram = iterate @ iterate.T
-        iterate = first * iterate + (second * gram + third * gram @ gram) @ iterate
+        square = torch.addmm(gram, gram, gram, beta=second, alpha=third)
+        iterate = torch.addmm(iterate, square, iterate, beta=first)
     result: Tensor = iterate.T if tall else iterate
     return result.to(matrix.dtype)

@@ -12,7 +12,20 @@ from typing import Annotated, Any
 
 from torch.optim import Optimizer
 
-from lookaround.methods.averages import DenseWindow, Ema, Swad, Tail, ema, tail_average
+from lookaround.methods.averages import (
+    DenseWindow,
+    Ema,
+    Lawa,
+    PowerEma,
+    Swad,
+    Tail,
+    Wsm,
+    ema,
+    lawa_average,
+    power_ema,
+    tail_average,
+    wsm,
+)
 from lookaround.methods.base import Method, Setup
 from lookaround.methods.joined import AveragedMembers, AveragedMemberSettings, JoinedEnsemble
 from lookaround.methods.members import GreedySoup, MemberEnsemble, MemberSettings, SoupSettings, UniformSoup
@@ -93,6 +106,9 @@ STEPS = {
 AVERAGES: dict[str, Entry] = {
     "ema": Entry(Ema, ema, "exponential moving average of all points"),
     "tail": Entry(Tail, tail_average, "uniform mean of the last part of all points"),
+    "lawa": Entry(Lawa, lawa_average, "mean of the last few of widely spaced points"),
+    "power-ema": Entry(PowerEma, power_ema, "moving average over a fixed part of the run so far"),
+    "wsm": Entry(Wsm, wsm, "average that stands in for a decay of the rate; with schedule=constant"),
     "swa": Entry(Swa, LateSWA, "stochastic weight averaging at the end, at a constant rate"),
     "dswa": Entry(Swa, lambda s, o, inner: LateSWA(s, o, inner, 2), "swa, and swa again from its result"),
     "tswa": Entry(Swa, lambda s, o, inner: LateSWA(s, o, inner, 3), "swa in three folds"),
@@ -124,6 +140,7 @@ def find(name: str) -> Entry:
         ValueError: for an unknown name, or parts that do not go together in this order.
 
     Example:
+        >>> from lookaround.methods import find
         >>> find("lookaround+sam").gradients, find("lookahead+ema").summary
         (2, 'lookahead + ema')
     """

@@ -97,6 +97,7 @@ def lookaround(setup: Setup, settings: LookaroundSettings, inner: Optimizer) -> 
         # Without the model all branches write the same running statistics, as they come.
         model=None if setup.norm_stats == "copy" else setup.model,
         start=round(settings.start * setup.total),
+        mesh=setup.mesh,
     )
     return Branches(setup, optimizer)
 

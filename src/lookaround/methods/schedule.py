@@ -42,6 +42,7 @@ class Schedule:
         ValueError: for milestones that do not rise or a multi-step schedule without any.
 
     Example:
+        >>> from lookaround.methods import Schedule
         >>> cosine = Schedule("cosine", total=6, warmup=2)
         >>> [round(cosine(minibatch), 3) for minibatch in range(6)]
         [0.5, 1.0, 1.0, 0.854, 0.5, 0.146]

@@ -58,6 +58,7 @@ class Spec:
         given: names and values of settings, in the order of the label.
 
     Example:
+        >>> from lookaround.methods import Spec
         >>> spec = Spec.parse("lookaround:lr=0.20,k=20")
         >>> spec.label, spec.slug
         ('lookaround:k=20,lr=0.2', 'lookaround,k=20,lr=0.2')

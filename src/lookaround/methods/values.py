@@ -70,6 +70,7 @@ def _words(kind: Any) -> list[str]:
 def write(value: Any) -> str:
     """The text that `read` reads as this value, the shortest.
 
+    >>> from lookaround.methods.values import write
     >>> write(0.2), write((0.9, 0.95)), write(True), write(None), write(1e-4)
     ('0.2', '0.9/0.95', 'true', 'none', '0.0001')
     """

@@ -18,6 +18,7 @@ class VisionConfig:
         ValueError: for a value outside its range, naming the option.
 
     Example:
+        >>> from lookaround.tasks.vision import VisionConfig
         >>> VisionConfig(branches=2).data
         'digits'
         >>> VisionConfig(branches=0)

@@ -46,6 +46,7 @@ def preset(data: str) -> VisionConfig:
         ValueError: for a data set that has none.
 
     Example:
+        >>> from lookaround.tasks.vision import preset
         >>> preset("cifar10").model
         'resnet18'
     """
