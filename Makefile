@@ -10,10 +10,11 @@ OUT ?= runs/demo
 # One math thread a test process: two of them share the cores instead of fighting for them.
 JOBS ?= 2
 
-.PHONY: help demo test test-frameworks lint types bench clean
+.PHONY: help demo test test-distributed test-frameworks lint types bench clean
 help:
 	@echo "make demo   train SGD, Lookahead and Lookaround on real images and compare them (at most three minutes)"
 	@echo "make test   every test"
+	@echo "make test-distributed  minutes of trainings whose processes are killed"
 	@echo "make test-frameworks  inside Lightning, Transformers, Accelerate and timm, in an environment of its own"
 	@echo "make lint   style"
 	@echo "make types  types"
@@ -23,11 +24,11 @@ help:
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lookaround needs Python 3.11 or newer, this is " + sys.version)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,text,dev]'
 	touch $@
 
 $(BENCH_STAMP): $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,dev,bench]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[train,text,dev,bench]'
 	touch $@
 
 demo: $(STAMP)
@@ -35,6 +36,9 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS)
+
+test-distributed: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m distributed tests/distributed
 
 $(FRAMEWORKS)/.installed: pyproject.toml
 	test -x $(FRAMEWORKS)/bin/python || $(PYTHON) -m venv $(FRAMEWORKS)

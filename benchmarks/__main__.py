@@ -3,7 +3,18 @@
 import importlib
 import sys
 
-NAMES = ("lookahead_average", "step_overhead", "lookaround_step", "running_average", "soup", "landscape")
+NAMES = (
+    "lookahead_average",
+    "step_overhead",
+    "lookaround_step",
+    "running_average",
+    "soup",
+    "sharded_soup",
+    "landscape",
+    "branches",
+    "same_loss",
+    "text_training",
+)
 
 
 def main(names: list[str]) -> None:

@@ -1,6 +1,7 @@
 """A uniform soup of ten 400 MB files, against plain loops, mergekit's linear merge, and reading the files and writing one.
 
-Each candidate runs in a process of its own, so that its peak memory can be told; the candidates take turns. mergekit pins other
+Each candidate runs in a process of its own, so that its peak memory can be told; the candidates take turns. Beside the time on the
+wall stands the processors' time, which a busy machine changes less; the soup shares its work among two cores or more. mergekit pins other
 versions of its dependencies, so it is run by the interpreter that MERGEKIT_PYTHON names, and left out if it names none.
 """
 
@@ -21,7 +22,7 @@ from benchmarks.harness import machine, table
 from lookaround.averaging import soup_files
 
 FILES, LAYERS, WIDTH, TURNS = 10, 12, 1024, 5
-FLOOR = "floor: read ten files, write one"
+FLOOR, READ = "floor: read ten files, write one", "read ten files"
 
 _MERGEKIT = """
 import json, sys, time
@@ -29,10 +30,10 @@ from mergekit.scripts.merge_raw_pytorch import main
 def memory(field):
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(field))
 before = memory("VmRSS")
-start = time.perf_counter()
+start, busy = time.perf_counter(), time.process_time()
 main([sys.argv[1] + "/merge.yml", sys.argv[1] + "/merged", "--quiet"], standalone_mode=False)
-seconds = time.perf_counter() - start
-print(json.dumps([seconds, memory("VmHWM") - before]))
+seconds, busy = time.perf_counter() - start, time.process_time() - busy
+print(json.dumps([seconds, busy, memory("VmHWM") - before]))
 """
 
 
@@ -77,13 +78,19 @@ def plain_loop(folder: Path, kind: str, load: Callable[[Path], dict[str, torch.T
     save_file({name: value.div_(FILES) for name, value in total.items()}, folder / "out.safetensors")
 
 
-def read_and_write(folder: Path) -> None:
-    """The floor: the bytes of all files through one buffer, and those of one file out again."""
+def read_all(folder: Path) -> bytearray:
+    """The bytes of all files through one buffer."""
     buffer = bytearray(2**20)
     for path in paths(folder, "safetensors"):
         with open(path, "rb", buffering=0) as file:
             while file.readinto(buffer):
                 pass
+    return buffer
+
+
+def read_and_write(folder: Path) -> None:
+    """The floor: the bytes of all files through one buffer, and those of one file out again."""
+    buffer = read_all(folder)
     with open(folder / "out.safetensors", "wb", buffering=0) as out:
         for _ in range((folder / "0.safetensors").stat().st_size // len(buffer)):
             out.write(buffer)
@@ -91,32 +98,33 @@ def read_and_write(folder: Path) -> None:
 
 CANDIDATES: dict[str, Callable[[Path], object]] = {
     FLOOR: read_and_write,
+    READ: read_all,
     "lookaround": lambda f: soup_files(f / "out.safetensors", paths(f, "safetensors"), hashes=False),
-    "lookaround, with SHA-256 of the inputs": lambda f: soup_files(f / "out.safetensors", paths(f, "safetensors")),
+    "lookaround, with hashes of the inputs": lambda f: soup_files(f / "out.safetensors", paths(f, "safetensors")),
     "loop over safetensors.torch.load_file": lambda f: plain_loop(f, "safetensors", load_file),
     "loop over torch.load": lambda f: plain_loop(f, "pt", lambda p: torch.load(p, weights_only=True)),
 }
 MERGEKIT = "mergekit, linear"
 
 
-def run_alone(name: str, folder: Path) -> tuple[float, float]:
-    """Seconds and bytes of additional peak memory of one candidate in a process of its own."""
+def run_alone(name: str, folder: Path) -> list[float]:
+    """Seconds, processor seconds and bytes of additional peak memory of one candidate in a process of its own."""
     if name == MERGEKIT:
         command = [os.environ["MERGEKIT_PYTHON"], "-c", _MERGEKIT, str(folder)]
     else:
         command = [sys.executable, "-m", "benchmarks.soup", name, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    seconds, memory = json.loads(done.stdout.splitlines()[-1])
-    return seconds, memory
+    found: list[float] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def measure_here(name: str, folder: Path) -> None:
     """The child process: time one candidate and print what :func:`run_alone` reads."""
     before = memory("VmRSS")
-    start = time.perf_counter()
+    start, busy = time.perf_counter(), time.process_time()
     CANDIDATES[name](folder)
-    seconds = time.perf_counter() - start
-    print(json.dumps([seconds, memory("VmHWM") - before]))
+    seconds, busy = time.perf_counter() - start, time.process_time() - busy
+    print(json.dumps([seconds, busy, memory("VmHWM") - before]))
 
 
 def main() -> None:
@@ -125,15 +133,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         size = write_models(folder)
-        found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+        found: dict[str, list[list[float]]] = {name: [] for name in names}
         for _ in range(TURNS):
             for name in names:
                 found[name].append(run_alone(name, folder))
-    rows = [(name, median(seconds for seconds, _ in results)) for name, results in found.items()]
-    table(f"uniform soup of {FILES} files of {size / 1e6:.0f} MB ({machine()})", rows, FLOOR)
+    columns = {name: list(zip(*results, strict=True)) for name, results in found.items()}
+    for index, kind in enumerate(("on the wall", "of processors")):
+        rows = [(name, median(values[index])) for name, values in columns.items()]
+        table(f"uniform soup of {FILES} files of {size / 1e6:.0f} MB, time {kind} ({machine()})", rows, FLOOR)
     print("  peak memory beyond the imports, in models:")
-    for name, results in found.items():
-        print(f"    {name:<40} {max(memory for _, memory in results) / size:6.2f}")
+    for name, values in columns.items():
+        print(f"    {name:<40} {max(values[2]) / size:6.2f}")
     if MERGEKIT not in found:
         print("  mergekit was left out: MERGEKIT_PYTHON names no interpreter that has it")
 

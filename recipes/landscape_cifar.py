@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from itertools import count, islice
 from pathlib import Path
 
 import torch
@@ -28,11 +27,13 @@ from lookaround import Lookaround
 from lookaround.averaging import update_norm_stats
 from lookaround.averaging.files import atomic
 from lookaround.commands.images import batches, load_images, part
-from lookaround.commands.runs import load_run, network_of
-from lookaround.experiment.batches import Batches, Minibatch, stream_seed
-from lookaround.experiment.networks import Architecture, save_network
+from lookaround.commands.runs import load_run, network_of, settings_of_run
 from lookaround.landscape import Probe, Value, flatten
+from lookaround.tasks.base import Batch, Batches, Minibatch
+from lookaround.tasks.streams import stream_seed
+from lookaround.tasks.vision import VisionConfig
 from lookaround.tasks.vision.data import ImageData
+from lookaround.tasks.vision.networks import Architecture, save_network
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,35 +60,35 @@ class Settings:
 
 def minibatches(stream: Batches, steps: int) -> Iterator[Minibatch]:
     """The first ``steps`` minibatches, over as many epochs as it takes."""
-    return islice((minibatch for epoch in count() for minibatch in stream.epoch(epoch)), steps)
+    return (Minibatch(stream, position) for position in range(steps))
 
 
-def train(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor) -> None:
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
     """One step on one augmented copy."""
     optimizer.zero_grad()
-    cross_entropy(model(images), labels).backward()
+    cross_entropy(model(batch.inputs), batch.targets).backward()
     optimizer.step()
 
 
 def train_round(model: nn.Module, sgd: torch.optim.SGD, stream: Batches, steps: int) -> dict[str, Tensor]:
     """The branches after one round without an average in between, and their average."""
-    branches = stream.config.branches
+    branches = stream.branches
     optimizer = Lookaround(sgd, branches=branches, k=steps, model=model)
     last: deque[Tensor] = deque(maxlen=branches)
     seen = sgd.register_step_post_hook(lambda *_: last.append(flatten(model)))  # before the average step
     for minibatch in minibatches(stream, steps):
         for branch in optimizer.around():
-            train(model, optimizer, minibatch.copy(branch), minibatch.labels)
+            train(model, optimizer, minibatch.copy(branch))
     seen.remove()
     return {**{f"branch-{b + 1}": weights for b, weights in enumerate(last)}, "average": flatten(model)}
 
 
 def train_on(model: nn.Module, sgd: torch.optim.SGD, stream: Batches, steps: int, every: int) -> dict[str, Tensor]:
     """SGD over the copies one after the other, and the uniform average of every ``every``-th point."""
-    copies = ((m.copy(b), m.labels) for m in minibatches(stream, steps) for b in range(m.branches))
+    copies = (m.copy(b) for m in minibatches(stream, steps) for b in range(m.branches))
     points = []
-    for step, (images, labels) in enumerate(copies, start=1):
-        train(model, sgd, images, labels)
+    for step, batch in enumerate(copies, start=1):
+        train(model, sgd, batch)
         if step % every == 0:
             points.append(flatten(model))
     return {"sgd": flatten(model), "swa": torch.stack(points).mean(0)}
@@ -114,22 +115,24 @@ def save(
 
 def main(settings: Settings) -> None:
     run = load_run(settings.run)
-    if run.config is None:
+    if run.plan is None or not isinstance(run.plan.config, VisionConfig):
         raise SystemExit(f"{settings.run} lies in no experiment of lookaround train; pass OUT/METHOD/seed-SEED of one")
     start, architecture = network_of([run])
-    config = replace(run.config, root=str(settings.images), device="cpu")
-    data = load_images(config, architecture)
-    stream = Batches(data, config, settings.seed)
+    config = replace(run.plan.config, root=str(settings.images))
+    task = load_images(replace(run.plan, config=config, machine=replace(run.plan.machine, device="cpu")), architecture)
+    chosen = settings_of_run(run, task)
+    stream = task.batches(settings.seed, chosen.batch, chosen.branches)
+    kept = {name: chosen.optimizer[name] for name in ("momentum", "weight_decay")}
     vectors = {"start": flatten(start)}
     for name in ("round", "on"):
         model = deepcopy(start).train()
         torch.manual_seed(stream_seed(settings.seed, "training"))
-        sgd = torch.optim.SGD(model.parameters(), settings.lr, config.momentum, weight_decay=config.weight_decay)
+        sgd = torch.optim.SGD(model.parameters(), settings.lr, **kept)
         if name == "round":
             vectors |= train_round(model, sgd, stream, settings.steps)
         else:
             vectors |= train_on(model, sgd, stream, settings.steps, settings.swa_every)
-    save(settings, vectors, start, architecture, data)
+    save(settings, vectors, start, architecture, task.data)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from reference.tiny_experiment import digits, display, start  # noqa: F401  # fixtures
+
 
 class Allocations(TorchDispatchMode):
     """Counts the bytes of every new storage that operations make while it is active, and of those alive at one time."""

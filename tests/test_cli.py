@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.metadata
 import os
 import re
 import shlex
@@ -21,13 +22,17 @@ from lookaround.experiment.records import read_records
 from lookaround.experiment.training import Training
 
 TINY = [
-    *("train", "--train-images", "50", "--test-images", "30", "--batch-size", "10", "--width", "4", "--k", "3"),
-    *("--device", "cpu", "--checkpoint-every", "2"),
+    *("train", "--train-images", "50", "--test-images", "30", "--width", "4", "--device", "cpu"),
+    *("--budget", "1500", "--evaluations", "10", "--checkpoint-every", "2", "--all", "batch=10,warmup=0.2"),
 ]
 
 
-def command(method: str, out: Path, *, epochs: int = 10) -> list[str]:
-    return [*TINY, "--methods", method, "--epochs", str(epochs), "--out", str(out)]
+def command(method: str, out: Path) -> list[str]:
+    return [*TINY, "--methods", method, "--out", str(out)]
+
+
+def folder_of(out: Path, method: str) -> Path:
+    return out / f"{method},batch=10,warmup=0.2" / "seed-0"
 
 
 @pytest.fixture
@@ -69,11 +74,11 @@ def wait_for_epoch(child: subprocess.Popen[str], epoch: int) -> None:
 
 
 def weights(out: Path, method: str) -> dict[str, torch.Tensor]:
-    return load_file(out / method / "seed-0" / "model.safetensors")
+    return load_file(folder_of(out, method) / "model.safetensors")
 
 
 def records(out: Path, method: str) -> list[dict[str, object]]:
-    return [{**record, "seconds": 0} for record in read_records(out / method / "seed-0" / "metrics.jsonl")]
+    return [{**record, "seconds": 0} for record in read_records(folder_of(out, method) / "metrics.jsonl")]
 
 
 def assert_same_run(first: Path, second: Path, method: str) -> None:
@@ -88,7 +93,7 @@ def test_killed_at_any_moment_and_resumed_it_ends_in_the_same_bits(tmp_path, pro
     wait_for_epoch(child, 2)
     child.kill()  # SIGKILL, wherever in the next minibatches or files it is by now
     assert child.wait() == -signal.SIGKILL
-    assert not (tmp_path / "killed" / method / "seed-0" / "result.json").exists()
+    assert not (folder_of(tmp_path / "killed", method) / "result.json").exists()
     assert main([*command(method, tmp_path / "killed"), "--resume"]) == 0
     assert_same_run(tmp_path / "killed", whole(method), method)
 
@@ -102,7 +107,7 @@ def test_ctrl_c_saves_and_says_the_command_that_goes_on(tmp_path, process, whole
     assert child.returncode == 130
     assert len(said.splitlines()) == 1
     found = re.fullmatch(
-        r"lookaround: interrupted: lookaround with seed 0 is saved at minibatch \d+; go on with: (.*)", said.strip()
+        r"lookaround: interrupted: lookaround:\S+ with seed 0 is saved at minibatch \d+; go on with: (.*)", said.strip()
     )
     resuming = shlex.split(found[1])
     assert resuming == ["lookaround", *command("lookaround", out), "--resume"]
@@ -111,13 +116,16 @@ def test_ctrl_c_saves_and_says_the_command_that_goes_on(tmp_path, process, whole
 
 
 def test_it_prints_the_table_and_where_things_are(tmp_path, capsys):
-    words = [*TINY, "--methods", "sgd", "lookaround", "--epochs", "1", "--out", str(tmp_path)]
+    words = [*TINY, "--methods", "sgd", "lookaround", "--out", str(tmp_path)]
     assert main(words) == 0
     printed = capsys.readouterr().out
-    assert (tmp_path / "table.md").read_text() in printed
+    caption, *_ = (tmp_path / "table.md").read_text().splitlines()
+    table = printed[printed.index(caption) : printed.index("mean ± std over seeds")]
+    assert re.search(r"^method +top-1 %", table, re.MULTILINE)
+    assert max(map(len, table.splitlines())) <= 80
     assert f"learning curves: {tmp_path / 'curves.png'}" in printed
     assert f"averaged models: {tmp_path}/METHOD/seed-SEED/model.safetensors" in printed
-    assert "lookaround, seed 0 | epoch 1 | loss " in printed
+    assert "lookaround:batch=10,warmup=0.2, seed 0 | epoch 1 | loss " in printed
     assert "members of ensembles" not in printed
 
 
@@ -148,11 +156,15 @@ def with_a_corrupt_image(root: Path) -> Path:
     [
         (["--data", "cifar10", "--root", "/no/such"], r"there is no folder /no/such"),
         (["--data", "mnist"], r"unknown data set 'mnist'; choose one of digits, cifar10, cifar100, folder"),
-        (["--methods", "adam"], r"unknown method 'adam'; choose from sgd, adamw,"),
+        (["--methods", "adan"], r"unknown method 'adan'; choose from sgd, adamw,"),
         (["--model", "resnet1"], r"unknown model 'resnet1'; choose one of"),
         (["--augmentations", "blur"], r"unknown augmentation 'blur'; choose among"),
-        (["--k", "0"], r"k must be at least 1, got 0"),
-        (["--alpha", "2"], r"alpha must be from 0 to 1, got 2.0"),
+        (["--methods", "lookaround:k=0"], r"lookaround: k must be at least 1, got 0"),
+        (["--methods", "sgd:k=5"], r"sgd has no setting 'k'; it has lr, momentum, dampening, weight_decay, nesterov,"),
+        (["--methods", "lookahead:alpha=2"], r"lookahead: alpha must be from 0 to 1, got 2"),
+        (["--methods", "sgd", "ema:decay=1"], r"ema:decay=1: decay must be in \[0, 1\), got 1"),
+        (["--methods", "sgd", "--all", "k=3"], r"--all: none of sgd has a setting 'k'"),
+        (["--budget", "10"], r"sgd: a minibatch costs 192 samples, more than the whole budget of 10"),
         (["--device", "tpu"], r"unknown device 'tpu'; choose auto, cpu, cuda or cuda:N"),
     ],
 )
@@ -172,29 +184,30 @@ def test_a_folder_at_fault_is_named_in_one_line(tmp_path, capsys, make, said):
 
 def test_a_folder_of_images_trains(tmp_path):
     root = a_folder(tmp_path / "data")
-    words = ["--data", "folder", "--root", str(root), "--model", "small-cnn", "--epochs", "2", "--batch-size", "4"]
-    assert main(["train", *words, "--methods", "lookaround", "--out", str(tmp_path / "out")]) == 0
+    words = ["--data", "folder", "--root", str(root), "--model", "small-cnn", "--epochs", "2"]
+    assert main(["train", *words, "--methods", "lookaround:batch=4", "--out", str(tmp_path / "out")]) == 0
     assert "top-5" not in (tmp_path / "out" / "table.md").read_text()
 
 
 def test_a_corrupt_checkpoint_is_named_and_nothing_is_lost(tmp_path, capsys):
-    words = command("sgd", tmp_path, epochs=1)
+    words = command("sgd", tmp_path)
     assert main(words) == 0
-    run = tmp_path / "sgd" / "seed-0"
+    run = folder_of(tmp_path, "sgd")
     (run / "result.json").unlink()
     (run / "checkpoint.pt").write_bytes(b"PK rubbish")
     kept = records(tmp_path, "sgd")
     assert main([*words, "--resume"]) == 2
     said = capsys.readouterr().err
     assert re.fullmatch(
-        r"lookaround: cannot use checkpoint .*/sgd/seed-0/checkpoint\.pt: .*; remove its folder .*\n", said
+        r"lookaround: cannot use checkpoint .*/sgd,batch=10,warmup=0\.2/seed-0/checkpoint\.pt: .*; remove its folder .*\n",
+        said,
     )
     assert records(tmp_path, "sgd") == kept
 
 
 def test_divergence_gives_one_line_and_status_1(tmp_path, capsys):
-    assert main([*command("sgd", tmp_path), "--lr", "1e30"]) == 1
-    assert re.fullmatch(r"lookaround: sgd with seed 0 diverged: .*\n", capsys.readouterr().err)
+    assert main([*command("sgd:lr=1e30", tmp_path)]) == 1
+    assert re.fullmatch(r"lookaround: sgd:lr=1e\+30,\S+ with seed 0 diverged: .*\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +233,7 @@ def test_an_interruption_outside_training_is_one_line_too(tmp_path, capsys, monk
     def interrupted(*args: object, **options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lookaround.experiment.comparison.load_data", interrupted)
+    monkeypatch.setattr("lookaround.tasks.vision.task.load_data", interrupted)
     assert main(command("sgd", tmp_path)) == 130
     assert re.fullmatch(r"lookaround: interrupted; go on with: lookaround train .* --resume\n", capsys.readouterr().err)
 
@@ -234,6 +247,25 @@ def test_a_bug_keeps_its_traceback(tmp_path, monkeypatch):
         main(command("sgd", tmp_path))
 
 
+def test_ctrl_c_while_everything_is_still_being_imported_is_one_line():
+    """The first seconds go to importing torch; the interrupt comes when that has begun."""
+    program = "import sys, lookaround_command as c; print('begun', flush=True); sys.exit(c.main())"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, "train"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout.readline() == "begun\n"
+        child.send_signal(signal.SIGINT)
+        _, said = child.communicate()
+    assert (child.returncode, said) == (130, "lookaround: interrupted\n")
+
+
+def test_the_version_is_the_packages(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"lookaround {importlib.metadata.version('lookaround')}\n"
+
+
 def test_help_lists_the_commands_and_no_command_is_an_error(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["--help"])
@@ -243,3 +275,4 @@ def test_help_lists_the_commands_and_no_command_is_an_error(capsys):
         with pytest.raises(SystemExit) as stopped:
             main(words)
         assert stopped.value.code == 2
+        assert re.fullmatch(r"lookaround: .*; see lookaround --help\n", capsys.readouterr().err)

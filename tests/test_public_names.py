@@ -14,9 +14,9 @@ import lookaround.optim
 ROOT = Path(lookaround.__file__).parent
 # From the bottom to the top; a room may import from its own level's left and from below, as `design.md` draws it.
 ORDER = [
-    {"tensors", "files", "errors"},
-    {"optim", "averaging", "theory", "landscape"},
+    {"tensors", "packed", "buffers", "files", "errors"},
     {"distributed"},
+    {"optim", "averaging", "theory", "landscape"},
     {"tasks"},
     {"methods"},
     {"experiment"},
@@ -89,7 +89,53 @@ def sideways(room, other):
     return LEVEL[room] == LEVEL[other] and {room, other} != {"optim", "averaging"}
 
 
-LIGHT = [p for p in FILES if room_of(p) in {"__init__", "tensors", "files", "optim", "averaging", "theory"}]
+def graph():
+    """The files that each file imports, whatever for: where a name is a module of its own, that; otherwise the one it comes from."""
+    modules = {".".join(p.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): p for p in FILES}
+    return {
+        name: {other for other, _ in imports(path) if other in modules and other not in (name, "lookaround")}
+        for name, path in modules.items()
+    }
+
+
+def circle(edges):
+    """A circle of names in a graph, None where there is none."""
+    done = set()
+
+    def visit(name, way):
+        if name in way:
+            return [*way[way.index(name) :], name]
+        if name not in done:
+            for other in sorted(edges[name]):
+                if found := visit(other, [*way, name]):
+                    return found
+            done.add(name)
+        return None
+
+    return next((found for name in sorted(edges) if (found := visit(name, []))), None)
+
+
+def packages_within(edges):
+    """The graph without what a file's own packages import: to import a file runs their ``__init__``, which only exports."""
+    return {name: {other for other in others if not name.startswith(f"{other}.")} for name, others in edges.items()}
+
+
+def test_no_files_import_each_other_in_a_circle():
+    """Imports for types and those inside functions count too."""
+    assert circle(packages_within(graph())) is None
+
+
+def test_a_circle_would_be_found():
+    assert circle({"a": {"b"}, "b": {"c"}, "c": set()}) is None
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+
+
+LIGHT = [
+    p
+    for p in FILES
+    if room_of(p)
+    in {"__init__", "tensors", "packed", "buffers", "files", "distributed", "optim", "averaging", "theory"}
+]
 
 
 @pytest.mark.parametrize("path", LIGHT, ids=lambda p: str(p.relative_to(ROOT)))

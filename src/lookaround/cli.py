@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import argparse
 import errno
+import logging
+import os
+import re
 import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
+from typing import NoReturn
 
 _FAILURE, _USAGE = 1, 2
 # What `pip install 'lookaround[train]'` adds, by the names under which it is imported.
 _PACKAGES = (
     "PIL",
+    "blake3",
     "matplotlib",
     "numpy",
     "rich",
@@ -25,7 +31,15 @@ _PACKAGES = (
     "torchvision",
     "tyro",
 )
+_SMALLER = "nothing written before is lost: make batches, images or the network smaller, or free some memory, and try again with"
 _Run = Callable[[Sequence[str]], None]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what cannot be used."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(_USAGE, f"lookaround: {message}; see lookaround --help\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         interruption, 1 for everything else that went wrong. A failure is one line on standard error.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(prog="lookaround", description="Weight averaging during training.")
+    parser = _Parser(prog="lookaround", description="Weight averaging during training.")
+    parser.add_argument("--version", action="version", version=f"lookaround {version('lookaround')}")
     names = parser.add_subparsers(metavar="COMMAND", required=True, dest="command")
     for name, command in COMMANDS.items():
         names.add_parser(name, help=command.summary, add_help=False)
@@ -48,7 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if missing:
         what = f"the command needs packages that are not installed ({', '.join(missing)})"
         return _fail(f"{what}; add them with: pip install 'lookaround[train]'", _USAGE)
+    _show_progress()
     return _guarded(command, words)
+
+
+def _show_progress() -> None:
+    """What the libraries have to say while something takes long goes to standard error."""
+    log = logging.getLogger("lookaround")
+    log.handlers = [logging.StreamHandler()]
+    log.setLevel(logging.INFO)
 
 
 def _guarded(command: Command, words: list[str]) -> int:
@@ -67,7 +90,24 @@ def _guarded(command: Command, words: list[str]) -> int:
         return _fail(f"interrupted; go on with: {command.resuming(words)}", 128 + signal.SIGINT)
     except OSError as error:
         return _fail(_failed_write(error, command.resuming(words)), _FAILURE)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        return _fail(f"out of memory: {_needed(error)}; {_SMALLER}: {command.resuming(words)}", _FAILURE)
     return 0
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Of the processor or of an accelerator; torch has no exception of its own for the former."""
+    from torch import OutOfMemoryError
+
+    return isinstance(error, (MemoryError, OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
+def _needed(error: Exception) -> str:
+    """How much was asked for, where the message says so."""
+    found = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", str(error))
+    return f"{found[1]} could not be had" if found else "some could not be had"
 
 
 def _failed_write(error: OSError, resuming: str) -> str:
@@ -79,6 +119,8 @@ def _failed_write(error: OSError, resuming: str) -> str:
 
 
 def _fail(message: str, status: int) -> int:
+    if int(os.environ.get("RANK", "0")):  # of several processes the first one says what went wrong everywhere
+        return status
     print(f"lookaround: {' '.join(message.split())}", file=sys.stderr)
     return status
 
@@ -87,6 +129,36 @@ def _train(words: Sequence[str]) -> None:
     from lookaround.commands.train import train
 
     train(words)
+
+
+def _tune(words: Sequence[str]) -> None:
+    from lookaround.commands.tune import tune
+
+    tune(words)
+
+
+def _methods(words: Sequence[str]) -> None:
+    from lookaround.commands.methods import methods
+
+    methods(words)
+
+
+def _status(words: Sequence[str]) -> None:
+    from lookaround.commands.status import status
+
+    status(words)
+
+
+def _recipes(words: Sequence[str]) -> None:
+    from lookaround.commands.recipes import recipes
+
+    recipes(words)
+
+
+def _run_recipe(words: Sequence[str]) -> None:
+    from lookaround.commands.recipes import run
+
+    run(words)
 
 
 def _landscape(words: Sequence[str]) -> None:
@@ -105,6 +177,24 @@ def _compare(words: Sequence[str]) -> None:
     from lookaround.commands.compare import compare_command
 
     compare_command(words)
+
+
+def _evaluate(words: Sequence[str]) -> None:
+    from lookaround.commands.evaluate import evaluate
+
+    evaluate(words)
+
+
+def _predict(words: Sequence[str]) -> None:
+    from lookaround.commands.predict import predict
+
+    predict(words)
+
+
+def _export(words: Sequence[str]) -> None:
+    from lookaround.commands.export import export
+
+    export(words)
 
 
 def _soup(words: Sequence[str]) -> None:
@@ -134,8 +224,16 @@ class Command:
 
 
 COMMANDS = {
-    "train": Command("train and compare methods on images, at equal budget", _train, "--resume"),
+    "train": Command("train and compare methods on a task, at equal budget", _train, "--resume"),
+    "tune": Command("choose every method's settings with equal effort, then compare", _tune, "--resume"),
+    "methods": Command("list the methods and their settings", _methods),
+    "status": Command("say which runs of an experiment are finished", _status),
+    "recipes": Command("list the papers' tables and figures, or show one whole", _recipes),
+    "run": Command("compute a table or figure of a paper, and compare", _run_recipe, "--resume"),
     "compare": Command("put experiments on one task side by side, paired by seed", _compare),
+    "evaluate": Command("measure finished networks, their calibration included", _evaluate),
+    "predict": Command("classify images", _predict),
+    "export": Command("write a network as a file that runs without this package", _export),
     "soup": Command("average finished models' weights into one file", _soup),
     "landscape": Command("draw loss and accuracy on planes, lines and inside rounds", _landscape),
     "theory": Command("draw the papers' figures on quadratics; advise k, alpha and d for a run", _theory),

@@ -108,9 +108,12 @@ def atomic_folder(
 
 
 def _check_replaceable(target: Path, replaces: Callable[[Path], bool]) -> None:
-    taken = target.exists() and not (target.is_dir() and (not any(target.iterdir()) or replaces(target)))
-    if taken:
-        raise _refusal(errno.EEXIST, target)
+    while target.exists():
+        before = target.stat()
+        if target.is_dir() and (not any(target.iterdir()) or replaces(target)):
+            return
+        if _is_still(target, before):  # and not another one by now, while what was looked at is being removed
+            raise _refusal(errno.EEXIST, target)
 
 
 def _followed(path: str | os.PathLike[str]) -> Path:
@@ -176,7 +179,7 @@ def _begin(target: Path, make: Callable[[Path], int | None]) -> tuple[Path, int 
             return temporary, None
         with suppress(OSError):  # a file system without locks: what a killed process leaves there stays
             fcntl.flock(held, fcntl.LOCK_EX)
-        if _is_at(temporary, held):
+        if _is_still(temporary, os.fstat(held)):
             return temporary, held
         os.close(held)
 
@@ -199,11 +202,12 @@ def _shortened(name: str) -> str:
     return name
 
 
-def _is_at(path: Path, held: int) -> bool:
+def _is_still(path: Path, before: os.stat_result) -> bool:
     try:
-        return os.path.samestat(path.stat(), os.fstat(held))
+        now = path.stat()
     except FileNotFoundError:
         return False
+    return os.path.samestat(now, before) and now.st_ctime_ns == before.st_ctime_ns  # the number alone may be used again
 
 
 def _sweep(target: Path) -> None:

@@ -22,7 +22,13 @@ Tensors = Sequence[Tensor]
 _CPU_BLOCK = 2**18
 # An accelerator needs work enough to fill it, and its temporaries are what this bounds.
 _DEVICE_BLOCK = 2**24
-_ORDINARY = {Tensor, torch.nn.Parameter}
+# What has no memory but its own, in one piece: no subclass, such as a DTensor.
+ORDINARY = {Tensor, torch.nn.Parameter}
+
+
+def block_size(device: torch.device) -> int:
+    """The elements of one block on a device."""
+    return _CPU_BLOCK if device.type == "cpu" else _DEVICE_BLOCK
 
 
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -56,18 +62,19 @@ def reshard(module: torch.nn.Module) -> None:
             part.reshard()
 
 
-def _is_dense(tensor: Tensor) -> bool:
+def is_dense(tensor: Tensor) -> bool:
     """Whether the elements fill one stretch of memory, in whatever order of the dimensions (channels-last does)."""
     return tensor.is_contiguous() or tensor.is_contiguous(memory_format=torch.channels_last)
 
 
-def _flat(tensor: Tensor) -> Tensor:
+def flat(tensor: Tensor) -> Tensor:
+    """The elements of a dense tensor in the order of its memory, as a view of one dimension."""
     return tensor.as_strided((tensor.numel(),), (1,))
 
 
 def _is_plain(tensors: list[Tensor]) -> bool:
     """Whether a list can be used as it is: ordinary real tensors of one dtype on one device. Quick, as it looks at every tensor."""
-    if not {*map(type, tensors)} <= _ORDINARY:
+    if not {*map(type, tensors)} <= ORDINARY:
         return False
     dtypes, devices = {*map(attrgetter("dtype"), tensors)}, {*map(Tensor.get_device, tensors)}
     return len(dtypes) == len(devices) == 1 and not tensors[0].is_complex()
@@ -102,9 +109,9 @@ def _runs(sizes: list[int], limit: int) -> Iterator[tuple[int, int]]:
 
 def _pieces(row: list[Tensor], size: int) -> Iterator[tuple[list[Tensor], ...]]:
     """Cut parallel large tensors into views of ``size`` elements; those that cannot be cut alike stay whole."""
-    if all(_is_dense(t) and t.stride() == row[0].stride() for t in row):
+    if all(is_dense(t) and t.stride() == row[0].stride() for t in row):
         yield from (
-            tuple([piece] for piece in pieces) for pieces in zip(*(_flat(t).split(size) for t in row), strict=True)
+            tuple([piece] for piece in pieces) for pieces in zip(*(flat(t).split(size) for t in row), strict=True)
         )
     else:
         yield tuple([t] for t in row)
@@ -130,7 +137,7 @@ def blocks(*lists: Tensors, cut: bool = True) -> Iterator[tuple[list[Tensor], ..
             yield tuple(alike)
             continue
         sizes = [*map(Tensor.numel, alike[0])]
-        limit = _CPU_BLOCK if alike[0][0].device.type == "cpu" else _DEVICE_BLOCK
+        limit = block_size(alike[0][0].device)
         for begin, end in _runs(sizes, limit):
             if sizes[begin] > limit:
                 yield from _pieces([tensors[begin] for tensors in alike], limit)

@@ -119,3 +119,11 @@ def test_a_parameter_that_is_frozen_later_stays_in_the_average():
     average.update()
     with average.averaged():
         assert model.weight.item() == 2.0
+
+
+def test_what_is_copied_is_kept_as_it_is():
+    model = nn.Linear(2, 2)
+    model.register_buffer("table", torch.ones(4096, dtype=torch.bfloat16))
+    average = RunningAverage(model, uniform())
+    average.update()
+    assert average.state_dict()["copied"]["table"].dtype == torch.bfloat16

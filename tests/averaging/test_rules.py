@@ -187,3 +187,28 @@ def test_widths_are_those_of_the_profile():
 def test_settings_that_make_no_average_are_refused(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_points_that_lawa_does_not_take_are_not_read(allocations):
+    model = nn.Linear(64, 64, bias=False)
+    average = RunningAverage(model, lawa(2, every=3))
+    for _ in range(3):
+        average.update()
+    nn.init.constant_(model.weight, math.nan)
+    with allocations() as seen:
+        average.update()
+    assert seen.total == 0
+    with average.averaged():
+        assert model.weight.isfinite().all()
+
+
+def test_lawa_keeps_its_points_in_float32_and_in_host_memory():
+    model = nn.Linear(1, 1, bias=False).bfloat16()
+    average = RunningAverage(model, lawa(3), offload=True)
+    for value in (1.0, 1.0078125, 1.015625, 1.0234375):
+        nn.init.constant_(model.weight, value)
+        average.update()
+    points = [p["weight"].item() for p in average.state_dict()["averages"][0]["means"]]
+    assert sorted(points) == [1.0078125, 1.015625, 1.0234375]
+    with average.averaged():
+        assert model.weight.item() == 1.015625

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lookaround.averaging import RunningAverage, exponential, tail, uniform
+from lookaround.averaging import RunningAverage, emulated_decay, exponential, lawa, power, tail, uniform
 from reference.walks import net, points, run, same, shown, walk, weighted
 
 WEIGHTS = {
@@ -70,7 +70,7 @@ def test_an_open_ended_tail_is_the_mean_of_a_window_of_the_promised_length(fract
 
 
 def test_several_averages_in_one_pass_are_those_of_separate_passes():
-    rules = [uniform(), exponential(0.9), exponential(0.99), tail(0.5), tail(0.2, total=17)]
+    rules = [uniform(), exponential(0.9), tail(0.5), tail(0.2, total=17), lawa(4), lawa(2, every=5), power(0.2)]
     _, together = run(rules, 17)
     for which, rule in enumerate(rules):
         assert same(shown(together, which), shown(run(rule, 17)[1]))
@@ -78,7 +78,15 @@ def test_several_averages_in_one_pass_are_those_of_separate_passes():
 
 @pytest.mark.parametrize("first", [0, 1, 2, 5, 11])
 def test_resume_is_bit_exact_from_any_point(first):
-    rules = [uniform(), exponential(0.9, bias_correction=True), tail(0.4), tail(0.4, total=12)]
+    rules = [
+        uniform(),
+        exponential(0.9, bias_correction=True),
+        tail(0.4),
+        tail(0.4, total=12),
+        lawa(3, every=2),
+        power(0.1),
+        emulated_decay("cosine", fraction=0.7, total=12),
+    ]
     _, whole = run(rules, 12)
     other = net()
     before, steps = RunningAverage(other, rules), walk(other, 12)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from lookaround.averaging import SWAD, FoldedSWA, RunningAverage, exponential, lawa, tail, uniform
+from lookaround.averaging import SWAD, FoldedSWA, RunningAverage, SnapshotCollector, exponential, lawa, tail, uniform
 
 
 def net():
@@ -36,6 +36,14 @@ def folded():
     return procedure
 
 
+def snapshots():
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    collector = SnapshotCollector(model, torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 2))
+    collector.collect()
+    return collector
+
+
 def paths(value, here=()):
     """Every place in nested containers."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
@@ -53,11 +61,13 @@ def at(value, path):
 BROKEN = {"none": None, "negative": -1, "fraction": 2.5, "text": "x", "list": [], "mapping": {}, "true": True}
 
 
-@pytest.mark.parametrize("make", [running, swad, folded])
+@pytest.mark.parametrize("make", [running, swad, folded, snapshots])
 def test_every_missing_part_is_one_value_error(make):
     average = make()
     good = copy.deepcopy(average.state_dict())
     for path in list(paths(good)):
+        if path == ("snapshots", 0):
+            continue  # a collector may hold any number of them
         state = copy.deepcopy(good)
         del at(state, path[:-1])[path[-1]]
         with pytest.raises(ValueError):
@@ -67,7 +77,7 @@ def test_every_missing_part_is_one_value_error(make):
         assert str(average.state_dict()) == str(good), path
 
 
-@pytest.mark.parametrize("make", [running, swad, folded])
+@pytest.mark.parametrize("make", [running, swad, folded, snapshots])
 @pytest.mark.parametrize("broken", BROKEN)
 def test_every_part_of_another_kind_is_one_value_error_or_means_the_same(make, broken):
     average = make()
@@ -86,12 +96,12 @@ def test_every_part_of_another_kind_is_one_value_error_or_means_the_same(make, b
         except ValueError:
             assert str(average.state_dict()) == str(good), path
             continue
-        # What is left: numbers and yes or no, of which others are possible too.
-        assert path[-1] in ("loss", "limit", "above", "closed"), (path, broken)
+        # What is left: numbers, yes or no, and no snapshots, of which others are possible too.
+        assert path[-1] in ("loss", "limit", "above", "closed", "phase") or path == ("snapshots",), (path, broken)
         average.load_state_dict(good)
 
 
-@pytest.mark.parametrize("make", [running, swad, folded])
+@pytest.mark.parametrize("make", [running, swad, folded, snapshots])
 @pytest.mark.parametrize("state", [None, 3, [], "state", torch.ones(1)])
 def test_what_is_no_state_at_all_is_refused(make, state):
     with pytest.raises(ValueError, match="not a state of"):

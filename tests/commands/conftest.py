@@ -8,13 +8,24 @@ import pytest
 
 from lookaround.cli import main
 
-TINY = ["--epochs", "2", "--train-images", "300", "--test-images", "60", "--width", "4", "--batch-size", "20"]
+TINY = ["--epochs", "2", "--train-images", "300", "--test-images", "60", "--width", "4", "--copies", "shared"]
 
 
 @pytest.fixture(scope="session")
 def experiment(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("experiment")
-    words = ["train", *TINY, "--methods", "sgd", "lookahead", "lookaround", "--device", "cpu", "--out", str(out)]
+    words = [
+        "train",
+        *TINY,
+        "--methods",
+        "sgd:batch=20",
+        "lookahead:batch=20",
+        "lookaround:batch=20",
+        "--device",
+        "cpu",
+        "--out",
+        str(out),
+    ]
     assert main(words) == 0
     return out
 
@@ -22,7 +33,7 @@ def experiment(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def runs(experiment) -> dict[str, str]:
     """The folder of each method's run."""
-    return {method: str(experiment / method / "seed-0") for method in ("sgd", "lookahead", "lookaround")}
+    return {method: str(experiment / f"{method},batch=20" / "seed-0") for method in ("sgd", "lookahead", "lookaround")}
 
 
 @pytest.fixture

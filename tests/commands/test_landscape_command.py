@@ -17,10 +17,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lookaround.cli import main
-from lookaround.experiment import load_network
 from lookaround.experiment.training import Training
 from lookaround.landscape import Plane, Value, flatten
 from lookaround.landscape.probe import Probe
+from lookaround.tasks.vision import load_network
 from lookaround.tasks.vision.data import load_data
 
 SMALL = ["--device", "cpu", "--images", "30", "--norm-images", "40", "--threads", "1"]
@@ -46,12 +46,12 @@ def test_a_line_of_fixed_statistics_ends_at_the_runs_own_results(runs, tmp_path,
     assert main([*words, "--norm-stats", "fixed", "--beyond", "0", "--device", "cpu"]) == 0
     rows = table(tmp_path / "line.csv")
     assert [row["position on the line"] for row in rows] == [0, 0.5, 1]
-    assert rows[0]["loss"] == pytest.approx(result(runs["lookaround"])["nll"], rel=1e-5)
-    assert rows[0]["accuracy"] == pytest.approx(result(runs["lookaround"])["top1"])
+    assert rows[0]["loss"] == pytest.approx(result(runs["lookaround"])["metrics"]["nll"], rel=1e-5)
+    assert rows[0]["accuracy"] == pytest.approx(result(runs["lookaround"])["metrics"]["top1"])
     barrier = max(0.0, rows[1]["loss"] - (rows[0]["loss"] + rows[2]["loss"]) / 2)
     printed = capsys.readouterr().out
     assert f"barrier {barrier:.4g}, distance " in printed
-    assert "0 is lookaround, seed 0, 1 is sgd, seed 0" in printed
+    assert "0 is lookaround:batch=20, seed 0, 1 is sgd:batch=20, seed 0" in printed
     assert_a_picture(tmp_path, "line")
     assert "norm statistics fixed" in (tmp_path / "line.svg").read_text()
     assert not (tmp_path / "line.points").exists()
@@ -75,7 +75,7 @@ def test_a_plane_through_three_runs(runs, tmp_path, capsys):
     plane = Plane.through(*(load_network(f"{folder}/model.safetensors")[0] for folder in runs.values()))
     printed = capsys.readouterr().out
     for method, (x, y) in zip(runs, plane.anchors, strict=True):
-        name = f"{method}, seed 0"
+        name = f"{method}:batch=20, seed 0"
         assert f"{name:<24} x = {x:.4g}, y = {y:.4g}, 0 off the plane" in printed
         assert name in (tmp_path / "plane.svg").read_text()
         assert name in (tmp_path / "plane.html").read_text()
@@ -97,7 +97,7 @@ def test_a_fourth_run_is_projected_and_files_of_tensors_take_their_network_from_
     assert main([*words[:2], str(tmp_path / "moved.safetensors"), *words[2:], "--quantity", "accuracy"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("moved                    x = 0, y = 0, 0 off")
-    assert lines[3].startswith("lookaround, seed 0")
+    assert lines[3].startswith("lookaround:batch=20, seed 0")
     assert not lines[3].endswith(" 0 off the plane")
     assert "accuracy on test images" in (tmp_path / "out" / "plane.svg").read_text()
 
@@ -108,7 +108,7 @@ def test_one_run_alone_is_the_middle_of_a_random_plane(runs, tmp_path):
     rows = table(tmp_path / "plane.csv")
     assert [row["first direction"] for row in rows[:3]] == [-0.5, 0, 0.5]
     middle = next(row for row in rows if row["first direction"] == row["second direction"] == 0)
-    assert middle["loss"] == pytest.approx(result(runs["sgd"])["nll"], rel=1e-5)
+    assert middle["loss"] == pytest.approx(result(runs["sgd"])["metrics"]["nll"], rel=1e-5)
     assert middle["loss"] == min(row["loss"] for row in rows)
 
 
@@ -194,7 +194,7 @@ def test_a_trajectory_records_whole_rounds_from_the_runs_own_weights(runs, tmp_p
     assert main([*words, *SMALL[:2], "--norm-stats", "fixed", "--out", str(tmp_path)]) == 0
     rows = table(tmp_path / "trajectory.csv")
     assert [(row["round"], row["step"]) for row in rows] == [(r, s) for r in range(rounds) for s in range(k + 1)]
-    assert rows[0]["average_loss"] == pytest.approx(result(runs[method])["nll"], rel=1e-5)
+    assert rows[0]["average_loss"] == pytest.approx(result(runs[method])["metrics"]["nll"], rel=1e-5)
     assert ("branch2_loss" in rows[0]) == (method == "lookaround")
     printed = capsys.readouterr().out
     ends = [row["average_accuracy"] for row in rows if row["step"] == k]
@@ -214,10 +214,8 @@ def test_a_trajectory_from_scratch_begins_with_the_seeds_initial_weights(runs, t
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Training, "train", kept)
-    config = json.loads((Path(runs["sgd"]).parent.parent / "config.json").read_text())["config"]
-    numbers = ("train_images", "test_images", "width", "batch_size", "epochs")
-    again = [word for name in numbers for word in (f"--{name.replace('_', '-')}", str(config[name]))]
-    assert main(["train", *again, "--methods", "sgd", "--device", "cpu", "--out", str(tmp_path / "again")]) == 130
+    again = ["--config", str(Path(runs["sgd"]).parent.parent / "experiment.json"), "--methods", "sgd:batch=20"]
+    assert main(["train", *again, "--out", str(tmp_path / "again")]) == 130
     model, _ = load_network(f"{runs['sgd']}/model.safetensors")
     torch.nn.utils.vector_to_parameters(begun[0], model.parameters())
     for name, buffer in model.named_buffers():
@@ -244,21 +242,24 @@ def test_a_trajectory_from_scratch_begins_with_the_seeds_initial_weights(runs, t
         (["line", "{sgd}", "{sgd}"], "the two weight vectors are equal"),
         (["line", "{sgd}", "no/such"], "there is no no/such; give a run's folder"),
         (["line", "{experiment}", "{sgd}"], "holds 3 runs; choose among"),
-        (["line", "{sgd}", "{experiment}/sgd"], "holds no finished run"),
-        (["line", "{sgd}", "{experiment}/config.json"], "config.json is no safetensors file"),
+        (["line", "{sgd}", "{experiment}/sgd,batch=20"], "holds no finished run"),
+        (["line", "{sgd}", "{experiment}/experiment.json"], "experiment.json is no safetensors file"),
         (["line", "{sgd}", "{lookahead}", "--images", "61"], "takes 1 to 60 images, got 61"),
         (["line", "{sgd}", "{lookahead}", "--norm-images", "0"], "takes 1 to 300 images, got 0"),
-        (["line", "{sgd}", "{lookahead}", "--batch-size", "0"], "batch_size must be at least 1, got 0"),
+        (["line", "{sgd}", "{lookahead}", "--batch-size", "0"], "--batch-size must be at least 1, got 0"),
         (["line", "{sgd}", "{lookahead}", "--data", "mnist"], "unknown data set 'mnist'"),
         (["line", "{sgd}", "{lookahead}", "--beyond", "-1"], "goes beyond them by at least 0"),
         (["line", "{sgd}", "{lookahead}", "--norm-stats", "no"], "invalid choice 'no' for argument '--norm-stats'"),
-        (["line", "{sgd}", "{lookahead}", "--out", "{experiment}/config.json"], "is a file; choose a folder for --out"),
+        (
+            ["line", "{sgd}", "{lookahead}", "--out", "{experiment}/experiment.json"],
+            "is a file; choose a folder for --out",
+        ),
         (["trajectory", "{sgd}", "{lookahead}"], "a trajectory takes one run, got 2"),
         (["trajectory", "{sgd}", "--method", "sgd"], "sgd has no rounds to record; choose from lookaround,"),
         (["trajectory", "{sgd}", "--method", "adam"], "adam has no rounds to record; choose from lookaround,"),
         (["trajectory", "{sgd}", "--rounds", "0"], "rounds must be at least 1, got 0"),
-        (["trajectory", "{sgd}", "--lr", "-1"], "lr must be at least 0, got -1.0"),
-        (["trajectory", "{sgd}", "--k", "0"], "k must be at least 1, got 0"),
+        (["trajectory", "{sgd}", "--lr", "-1"], "Invalid learning rate: -1.0"),
+        (["trajectory", "{sgd}", "--k", "0"], "--k must be at least 1, got 0"),
     ],
 )
 def test_bad_input_is_one_line(runs, experiment, tmp_path, refused, words, said):
@@ -268,7 +269,7 @@ def test_bad_input_is_one_line(runs, experiment, tmp_path, refused, words, said)
 
 
 def test_other_networks_and_files_without_one_are_refused(runs, tmp_path, refused):
-    other = ["--epochs", "1", "--train-images", "40", "--test-images", "20", "--batch-size", "20", "--methods", "sgd"]
+    other = ["--epochs", "1", "--train-images", "40", "--test-images", "20", "--methods", "sgd:batch=20"]
     assert main(["train", *other, "--width", "8", "--device", "cpu", "--out", str(tmp_path / "wide")]) == 0
     assert "are different networks: width 8 against 4" in refused(
         "landscape", "line", runs["sgd"], str(tmp_path / "wide")

@@ -51,7 +51,7 @@ ADVICE = ["--device", "cpu", "--images", "100", "--minibatches", "6", "--directi
 def test_advice_predicts_and_measures_every_candidate(runs, capsys):
     assert main(["theory", "advice", runs["sgd"], *ADVICE, "--lr", "0.005", "--steps", "80"]) == 0
     printed = capsys.readouterr().out
-    assert "sgd, seed 0: learning rate 0.005, momentum 0.9, minibatches of 20 images" in printed
+    assert "sgd:batch=20, seed 0: learning rate 0.005, momentum 0.9, minibatches of 20 images" in printed
     table = rows(printed)
     assert len(table) == 7
     assert all(len(numbers) == 5 for numbers in table.values())

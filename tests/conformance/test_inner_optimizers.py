@@ -179,8 +179,8 @@ def test_the_state_of_a_frozen_parameter_waits_for_every_branch():
             param.requires_grad_(True)
         gradients()
         optimizer.step()
-    steps = [float(optimizer._branches.entries(j)[0]["step"]) for j in range(2)]
-    assert steps == [5, 6]
+    assert float(optimizer.state[param]["step"]) == 5
+    assert float(optimizer.state[param]["lookaround.branch.1.inner.step"]) == 6
 
 
 def odd_parameters():

@@ -29,7 +29,7 @@ def test_it_comes_back_as_it_was(tmp_path):
 
 def test_no_code_in_a_checkpoint_is_run(tmp_path):
     marker = tmp_path / "was-run"
-    torch.save({"step": Command(f"touch {marker}")}, tmp_path / "c.pt")
+    save_checkpoint(tmp_path / "c.pt", {"step": Command(f"touch {marker}")})
     with pytest.raises(UsageError, match=r"cannot use checkpoint .*c\.pt: .*; remove its folder"):
         load_checkpoint(tmp_path / "c.pt")
     assert not marker.exists()
@@ -49,12 +49,28 @@ def test_one_cut_short_is_named(tmp_path):
     path = tmp_path / "c.pt"
     save_checkpoint(path, {"tensor": torch.zeros(1000)})
     path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(UsageError, match=r"^cannot use checkpoint "):
+    with pytest.raises(UsageError, match=r"^cannot use checkpoint .* it is cut short"):
         load_checkpoint(path)
 
 
+def test_one_flipped_bit_anywhere_is_noticed(tmp_path):
+    """Torch itself reads a tensor with a flipped bit without a word."""
+    path = tmp_path / "c.pt"
+    save_checkpoint(path, {"tensor": torch.arange(50.0)})
+    whole = path.read_bytes()
+    inside = whole.index(torch.arange(50.0).numpy().tobytes()) + 40
+    for place in [inside, *range(0, len(whole), 97), len(whole) - 1]:
+        changed = bytearray(whole)
+        changed[place] ^= 4
+        path.write_bytes(changed)
+        with pytest.raises(UsageError, match=r"^cannot use checkpoint .*c\.pt: .*; remove its folder"):
+            load_checkpoint(path)
+    path.write_bytes(whole)
+    assert torch.equal(load_checkpoint(path)["tensor"], torch.arange(50.0))
+
+
 def test_something_else_than_a_state_is_named(tmp_path):
-    torch.save([1, 2], tmp_path / "c.pt")
+    save_checkpoint(tmp_path / "c.pt", [1, 2])
     with pytest.raises(UsageError, match="it holds list, not dict"):
         load_checkpoint(tmp_path / "c.pt")
 

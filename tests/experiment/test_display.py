@@ -6,22 +6,24 @@ from rich.console import Console
 
 from lookaround.experiment.display import Bar, Lines, display_for, duration
 
-RECORD = {"epoch": 1, "train_loss": 0.5, "top1": 97.25}
+RECORD = {"epoch": 1.5, "train_loss": 0.5, "metrics": {"top1": 97.25, "nll": 0.2}}
 
 
 def test_lines_say_run_epoch_loss_accuracy_and_the_time_left():
     written: list[str] = []
     seconds = iter([100.0, 103.0])
     with Lines(written.append, lambda: next(seconds)) as display:
-        display.begin(100)
-        display.run("sgd, seed 0", 30)
-        display.skip(8)
-        display.minibatch(0.7)
-        display.minibatch(None)
+        display.begin(3)
+        display.run("sgd, seed 0", 30, 40)
+        for _ in range(10):
+            display.minibatch(0.7)
+        display.run("sam, seed 0", 0, 20)
+        for _ in range(5):
+            display.minibatch(None)
         display.epoch(RECORD)
         display.note("a note")
-    # Two minibatches took 3 s; of 100, 30 were done before, 8 will not be and 60 remain.
-    assert written == ["sgd, seed 0 | epoch 1 | loss 0.5000 | top-1 97.25 % | 1:30 left", "a note"]
+    # A quarter of the first run and a quarter of the second took 3 s; three quarters of the second and the third remain.
+    assert written == ["sam, seed 0 | epoch 1.5 | loss 0.5000 | top1 97.25 | 0:10 left", "a note"]
 
 
 def test_the_bar_shows_run_loss_accuracy_and_the_time_left():
@@ -30,16 +32,15 @@ def test_the_bar_shows_run_loss_accuracy_and_the_time_left():
     display = display_for(console)
     assert isinstance(display, Bar)
     with display:
-        display.begin(10)
-        display.run("lookaround, seed 2", 3)
-        display.skip(1)
+        display.begin(2)
+        display.run("lookaround, seed 2", 3, 6)
         for loss in (0.7, None, 0.25):
             display.minibatch(loss)
         display.epoch(RECORD)
         display.note("a [note]")
         display._progress.refresh()
     shown = stream.getvalue()
-    for part in ("lookaround, seed 2", "50%", "loss 0.250", "top-1 97.25 %", "left", "a [note]"):
+    for part in ("lookaround, seed 2", "50%", "loss 0.250", "top1 97.25", "left", "a [note]"):
         assert part in shown
 
 

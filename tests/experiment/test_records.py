@@ -8,8 +8,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lookaround.experiment.records import METRICS, Records, read_records
 
 
-def record(step: int, loss: float) -> dict[str, float | None]:
-    return {"step": step, "loss": loss, "top5": None}
+def record(step: int, loss: float) -> dict[str, object]:
+    return {"step": step, "metrics": {"loss": loss}}
 
 
 def test_records_come_back_in_order(tmp_path):
@@ -27,7 +27,7 @@ def test_a_resumed_run_takes_back_what_came_after_its_checkpoint(tmp_path):
     with Records(tmp_path, 8) as records:
         records.write(record(12, 0.5))
     assert read_records(tmp_path / METRICS) == [record(4, 1 / 4), record(8, 1 / 8), record(12, 0.5)]
-    events = EventAccumulator(str(tmp_path)).Reload().Scalars("loss")
+    events = EventAccumulator(str(tmp_path)).Reload().Scalars("metrics/loss")
     assert [(event.step, event.value) for event in events] == [(4, 0.25), (8, 0.125), (12, 0.5)]
 
 

@@ -3,44 +3,64 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from lookaround.experiment.results import Divergence, Result
-from lookaround.experiment.summary import Spread, summarize, table
+from lookaround.experiment.results import Result
+from lookaround.experiment.summary import Spread, summarize, table_cells
+from lookaround.experiment.tables import markdown
+from lookaround.tasks.base import Metric
 
-SGD = Result("sgd", 0, 97.0, 99.0, 0.1, 3000, 1, 10.0)
-SAM = Result("sam", 0, 98.5, 100.0, 0.08, 6000, 1, 21.0)
+METRICS = (Metric("top1", "top-1 %", lower=False), Metric("nll", "NLL", lower=True, digits=4, loss=True))
+SGD = Result("sgd", {}, 0, "id", "test", {"top1": 97.0, "nll": 0.1}, None, "samples", 9000, 8990, 3000, 1, 10.0)
+SAM = replace(SGD, method="sam:rho=0.1", metrics={"top1": 98.5, "nll": 0.08}, gradient_evaluations=6000, seconds=21.0)
+
+
+def table(rows, metrics, unit):
+    return markdown(*table_cells(rows, metrics, unit))
+
+
+LOST = replace(SGD, metrics=None, diverged="why", gradient_evaluations=7, spent=21, seconds=1.0)
 
 
 def test_a_row_is_mean_and_sample_deviation_over_the_seeds():
-    results = [SGD, SAM, replace(SGD, seed=1, top1=98.0, nll=0.3), replace(SAM, seed=1)]
+    results = [SGD, SAM, replace(SGD, seed=1, metrics={"top1": 98.0, "nll": 0.3}), replace(SAM, seed=1)]
     sgd, sam = summarize(results)
-    assert (sgd.method, sgd.seeds, sgd.gradient_evaluations) == ("sgd", 2, 3000)
-    assert sgd.top1 == Spread(97.5, math.sqrt(0.5))
-    assert sgd.nll.mean == 0.2
-    assert (sam.method, sam.top1.std) == ("sam", 0.0)
+    assert (sgd.method, sgd.seeds, sgd.gradient_evaluations, sgd.spent) == ("sgd", 2, 3000, 8990)
+    assert sgd.metrics["top1"] == Spread(97.5, math.sqrt(0.5))
+    assert sgd.metrics["nll"].mean == 0.2
+    assert (sam.method, sam.metrics["top1"].std) == ("sam:rho=0.1", 0.0)
 
 
 def test_the_table_is_markdown_and_aligned():
-    results = [SGD, replace(SGD, seed=1, top1=98.0), SAM, replace(SAM, seed=1)]
-    assert table(summarize(results)).splitlines() == [
-        "| method |      top-1 % |       top-5 % |             NLL | T-budget | I-budget |    seconds |",
-        "| ------ | -----------: | ------------: | --------------: | -------: | -------: | ---------: |",
-        "| sgd    | 97.50 ± 0.71 |  99.00 ± 0.00 | 0.1000 ± 0.0000 |    3,000 |        1 | 10.0 ± 0.0 |",
-        "| sam    | 98.50 ± 0.00 | 100.00 ± 0.00 | 0.0800 ± 0.0000 |    6,000 |        1 | 21.0 ± 0.0 |",
+    results = [SGD, replace(SGD, seed=1, metrics={"top1": 98.0, "nll": 0.1}), SAM, replace(SAM, seed=1)]
+    assert table(summarize(results), METRICS, "samples").splitlines() == [
+        "| method      |      top-1 % |             NLL | samples |    seconds |",
+        "| ----------- | -----------: | --------------: | ------: | ---------: |",
+        "| sgd         | 97.50 ± 0.71 | 0.1000 ± 0.0000 |   8,990 | 10.0 ± 0.0 |",
+        "| sam:rho=0.1 | 98.50 ± 0.00 | 0.0800 ± 0.0000 |   8,990 | 21.0 ± 0.0 |",
+    ]
+
+
+def test_an_ensembles_cost_in_inference_is_shown():
+    rows = summarize([SGD, replace(SAM, forward_passes=3)])
+    assert [line.split("|")[5].strip() for line in table(rows, METRICS, "tokens").splitlines()] == [
+        "I-budget",
+        "-------:",
+        "1",
+        "3",
     ]
 
 
 def test_what_diverged_is_counted_beside_the_numbers_of_the_rest():
-    ends = [Divergence("sgd", 1, "why", 7, 1.0), SGD, Divergence("sam", 0, "why", 7, 1.0), replace(SGD, seed=2)]
+    ends = [replace(LOST, seed=1), SGD, replace(LOST, method="sam"), replace(SGD, seed=2)]
     sgd, sam = rows = summarize(ends)
-    assert (sgd.seeds, sgd.diverged, sgd.top1, sgd.gradient_evaluations) == (2, 1, Spread(97.0, 0.0), 3000)
-    assert (sam.seeds, sam.diverged, sam.top1, sam.nll, sam.gradient_evaluations) == (0, 1, None, None, None)
-    assert [line.split("|")[1].strip() for line in table(rows).splitlines()[2:]] == [
-        "sgd (1 of 3 diverged)",
-        "sam (1 of 1 diverged)",
-    ]
-    assert [cell.strip() for cell in table(rows).splitlines()[3].split("|")[2:-1]] == ["–"] * 6
+    assert (sgd.seeds, sgd.diverged, sgd.metrics["top1"], sgd.spent) == (2, 1, Spread(97.0, 0.0), 8990)
+    assert (sam.seeds, sam.diverged, sam.metrics, sam.spent) == (0, 1, {}, None)
+    lines = table(rows, METRICS, "samples").splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:]] == ["sgd (1 of 3 diverged)", "sam (1 of 1 diverged)"]
+    assert [cell.strip() for cell in lines[3].split("|")[2:-1]] == ["–"] * 4
 
 
-def test_one_seed_has_no_deviation_and_few_classes_no_top_5():
-    (row,) = summarize([replace(SGD, top5=None)])
-    assert table([row]).splitlines()[-1] == "| sgd    |   97.00 | 0.1000 |    3,000 |        1 |    10.0 |"
+def test_one_seed_has_no_deviation():
+    assert (
+        table(summarize([SGD]), METRICS, "samples").splitlines()[-1]
+        == "| sgd    |   97.00 | 0.1000 |   8,990 |    10.0 |"
+    )

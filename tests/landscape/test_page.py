@@ -138,6 +138,76 @@ def pixel(
     return colour
 
 
+@pytest.fixture(scope="module")
+def ridge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """A flat plane with a wall across it, and marks before and behind the wall."""
+    folder = tmp_path_factory.mktemp("ridge")
+    xs = ys = tuple(float(i) for i in range(-4, 5))
+    loss = torch.zeros(9, 9, dtype=torch.float64)
+    loss[:, 4] = 10.0
+    points = {"left": (-3.0, 0.0), "right": (3.0, 0.0), "a long name beside it": (3.0, 0.9), "further": (3.4, 0.5)}
+    grid = Grid(xs, ys, loss, 100 - loss, ("x", "y"), "")
+    save_page(grid, folder / "page.html", points=points, trajectory=[(-3.0, 0.0), (-1.5, 0.0), (3.0, 0.0)])
+    browser = Browser(folder / "profile", folder / "page.html")
+    yield browser
+    browser.close()
+
+
+def look(browser: Browser, azimuth: float, elevation: float) -> set[str]:
+    """Turn the surface; the names that are drawn then."""
+    browser.evaluate(f"view.azimuth = {azimuth}; view.elevation = {elevation}; draw()")
+    return set(browser.evaluate("labels.map(label => label.name)"))
+
+
+# Seen along x, from either side: a mark in front is the one whose depth is less.
+@pytest.mark.parametrize(("azimuth", "seen"), [(math.pi / 2, "left"), (-math.pi / 2, "right")])
+def test_a_mark_behind_the_surface_is_not_drawn(ridge: Browser, azimuth: float, seen: str) -> None:
+    behind = {"left": "right", "right": "left"}[seen]
+    names = look(ridge, azimuth, 0.3)
+    assert seen in names
+    assert behind not in names
+    for name, drawn in ((seen, True), (behind, False)):
+        box = "canvas.getBoundingClientRect()"
+        point = f"data.points.find(p => p.name === '{name}')"
+        x, y = ridge.evaluate(f"(at => [{box}.left + at.x, {box}.top + at.y])(lift({point}.x, {point}.y))")
+        picture = base64.b64decode(ridge.call("Page.captureScreenshot", format="png")["data"])
+        colour = Image.open(io.BytesIO(picture)).convert("RGB").getpixel((round(x), round(y)))
+        assert (colour == (255, 255, 255)) == drawn
+    assert look(ridge, azimuth, math.pi / 2) == {"left", "right", "a long name beside it", "further"}
+
+
+def test_the_first_view_is_from_the_side_that_shows_most_marks(ridge: Browser) -> None:
+    ridge.evaluate("view.elevation = 0.3; chooseSide()")
+    seen = look(ridge, ridge.evaluate("home.azimuth"), 0.3)
+    assert seen == {"right", "a long name beside it", "further"} or len(seen) == 4
+
+
+@pytest.mark.parametrize("width", [1000, 390, 200])
+@pytest.mark.parametrize("azimuth", [-0.9, 0.8, 2.3, 4.0])
+def test_names_are_inside_the_window_and_apart(ridge: Browser, width: int, azimuth: float) -> None:
+    ridge.call("Emulation.setDeviceMetricsOverride", width=width, height=700, deviceScaleFactor=1, mobile=False)
+    assert look(ridge, azimuth, 1.2)
+    labels = ridge.evaluate("labels")
+    for label in labels:
+        assert label["x"] >= 0
+        assert label["x"] + label["width"] <= width
+        assert 0 <= label["y"] <= ridge.evaluate("canvas.clientHeight") - label["height"]
+    for i, one in enumerate(labels):
+        for other in labels[:i]:
+            beside = one["x"] + one["width"] < other["x"] or other["x"] + other["width"] < one["x"]
+            above = abs(one["y"] - other["y"]) >= 15
+            assert beside or above, (one, other)
+
+
+def test_a_name_wider_than_the_window_is_cut(ridge: Browser) -> None:
+    ridge.call("Emulation.setDeviceMetricsOverride", width=100, height=700, deviceScaleFactor=1, mobile=False)
+    look(ridge, 0.8, 1.2)
+    texts = ridge.evaluate("labels.filter(l => l.name.startsWith('a long')).map(l => l.text)")
+    assert texts
+    assert texts[0].startswith("a long")
+    assert texts[0].endswith("…")
+
+
 def test_a_line_has_no_surface(tmp_path: Path) -> None:
     grid = Grid((0.0, 1.0), (), torch.zeros(2), torch.zeros(2), ("t",), "")
     with pytest.raises(ValueError, match="at least 2 x 2 points, got 2 x 0"):

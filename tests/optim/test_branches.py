@@ -86,16 +86,16 @@ def test_a_buffer_shared_by_two_modules_is_averaged_once():
     model = nn.Module()
     model.weight = nn.Parameter(torch.zeros(()))
     model.first, model.second = nn.Module(), nn.Module()
-    model.first.register_buffer("total", torch.zeros(()))
-    model.second.register_buffer("total", model.first.total)
+    model.first.register_buffer("running_total", torch.zeros(()))
+    model.second.register_buffer("running_total", model.first.running_total)
     optimizer = Lookaround(sgd([model.weight]), 2, k=2, model=model)
     for _ in range(2):
         for j in optimizer.around():
             model.weight.grad = torch.zeros(())
-            model.first.total += [1.0, 4.0][j]
+            model.first.running_total += [1.0, 4.0][j]
             optimizer.step()
-    assert model.first.total is model.second.total
-    assert float(model.first.total) == 5.0
+    assert model.first.running_total is model.second.running_total
+    assert float(model.first.running_total) == 5.0
 
 
 def test_non_persistent_buffers_are_left_alone():
@@ -112,7 +112,7 @@ def test_compiled_and_plain_model_name_their_buffers_alike():
     model = Net()
     compiled = torch.compile(model, backend="eager")
     optimizers = [Lookaround(sgd(model.parameters()), 2, model=each) for each in (model, compiled)]
-    names = [list(optimizer._branches.model_buffers()) for optimizer in optimizers]
+    names = [list(optimizer._run.branches._buffers.now()) for optimizer in optimizers]
     assert names[0] == names[1] == [name for name, _ in model.named_buffers()]
 
 
@@ -208,7 +208,7 @@ def test_the_shared_phase_is_the_inner_optimizer_with_all_branches_steps():
     plain = train(Adam(plain_params, lr=0.1), plain_params, second, 12)
     for expected, got in zip(plain, train(optimizer, params, first, 12), strict=True):
         assert all(map(torch.equal, got, expected))
-        assert not any("branch." in str(key) for key in optimizer.state)
+        assert not any("branch." in key for entry in optimizer.state.values() for key in entry)
     assert optimizer.branch == 0
     common = [p.detach().clone() for p in params]
     for step in range(2):
@@ -265,12 +265,12 @@ def test_offload_keeps_idle_branches_in_pinned_memory():
             set_gradients(weights, [g.cuda() for g in problem.gradient(0, step, [w.cpu() for w in weights])])
             optimizer.step()
         assert same([p.detach() for p in params], [p.detach() for p in plain])
-    idle = [t for b in offloaded._branches.idle() for t in offloaded._branches.weights(b).values()]
+    idle = [t for p in params for key, t in offloaded.state[p].items() if key.endswith(".weights")]
     assert idle
     assert all(t.is_pinned() for t in idle)
 
 
-def test_around_left_half_way_cannot_be_entered_again():
+def test_around_left_half_way_says_so_and_goes_on_with_what_is_left():
     param = nn.Parameter(torch.zeros(1))
     optimizer = Lookaround(sgd([param]), branches=3, k=2)
     param.grad = torch.ones(1)
@@ -278,8 +278,14 @@ def test_around_left_half_way_cannot_be_entered_again():
         optimizer.step()
         if j == 1:
             break
-    with pytest.raises(ValueError, match="left at branch 1 of 3"):
-        optimizer.around()
+    with pytest.raises(ValueError, match=r"left at branch 1 of 3 and followed by step\(\)"):
+        optimizer.step()
+    with pytest.warns(RuntimeWarning, match="left at branch 1 of 3"):
+        rest = optimizer.around()
+    assert [j for j in rest if optimizer.step() is None] == [2]
+    assert optimizer.param_groups[0]["lookaround_step"] == 1
+    for _ in optimizer.around():
+        break
     optimizer.average()
     one_pass(optimizer, param, [0.0, 0.0, 0.0])
 

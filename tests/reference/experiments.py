@@ -32,7 +32,7 @@ def write_experiment(
     path.mkdir(parents=True)
     task = {"name": "vision", "config": {}}
     plan = {"methods": list(runs), "budget": budget}
-    described = {"task": task, "identity": identity, "metrics": metrics, "plan": plan, "environment": {}}
+    described = {"task": task, "identity": identity, "metrics": metrics, "options": plan, "environment": {}}
     (path / "experiment.json").write_text(json.dumps(described))
     for label, seeds in runs.items():
         for seed, values in seeds.items():

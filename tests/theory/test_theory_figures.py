@@ -48,7 +48,9 @@ def test_three_files_of_each_that_open(folder, name):
     with Image.open(folder / f"{name}.png") as image:
         assert image.width > 800
         assert len(image.convert("RGB").getcolors(1 << 24)) > 10
-    assert ElementTree.parse(folder / f"{name}.svg").getroot().tag.endswith("svg")
+    drawing = ElementTree.parse(folder / f"{name}.svg").getroot()
+    assert drawing.tag.endswith("svg")
+    assert len([element for element in drawing.iter() if element.tag.endswith("}text")]) > 10
     assert len(read(folder / f"{name}.csv")) > 20
 
 

@@ -8,8 +8,16 @@ from lookaround.averaging.power_rule import power
 from lookaround.averaging.rules import Rule, exponential, lawa, snapshot_weights, tail, uniform
 from lookaround.averaging.running import RunningAverage
 from lookaround.averaging.schedules import CyclicalLR, HighConstantLR, PretrainingLR
-from lookaround.averaging.soup import Soup, greedy_soup, uniform_soup
-from lookaround.averaging.streamed_soup import RecipeLine, soup_files
+from lookaround.averaging.soups import (
+    Plan,
+    RecipeLine,
+    Soup,
+    greedy_soup,
+    model_stock_files,
+    plan_soup,
+    soup_files,
+    uniform_soup,
+)
 from lookaround.averaging.swa import FoldedSWA
 from lookaround.averaging.swad import SWAD
 from lookaround.averaging.switch_ema import SwitchEMA
@@ -20,6 +28,7 @@ __all__ = [
     "FoldedSWA",
     "HighConstantLR",
     "LogitEnsemble",
+    "Plan",
     "PretrainingLR",
     "Profile",
     "RecipeLine",
@@ -33,6 +42,8 @@ __all__ = [
     "exponential",
     "greedy_soup",
     "lawa",
+    "model_stock_files",
+    "plan_soup",
     "posthoc_weights",
     "power",
     "snapshot_weights",

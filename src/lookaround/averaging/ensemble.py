@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 
 from lookaround import tensors
 from lookaround.averaging.slots import find_slots, require_equal, shapes, unwrap
-from lookaround.averaging.states import require_keys
+from lookaround.averaging.states import require_count, require_keys, require_list, require_number, require_tensors
 
 
 def _tensors(members: Iterable[nn.Module]) -> Iterator[Tensor]:
@@ -243,8 +243,10 @@ class SnapshotCollector:
             ValueError: Names or shapes differ from the model's. Nothing is changed then.
         """
         require_keys(state, ("phase", "epoch", "snapshots"), "a SnapshotCollector")
+        require_number(state["phase"], "phase")
+        epoch, snapshots = require_count(state["epoch"], "epoch"), require_list(state["snapshots"], "snapshots")
         expected = shapes({s.name: s.tensor for s in self._slots})
-        for snapshot in state["snapshots"]:
-            require_equal(expected, shapes(snapshot), "the state's snapshot")
-        self._snapshots = [{k: v.detach().clone() for k, v in s.items()} for s in state["snapshots"]]
-        self._phase, self._epoch = float(state["phase"]), int(state["epoch"])
+        for snapshot in snapshots:
+            require_equal(expected, shapes(require_tensors(snapshot, "a snapshot")), "the state's snapshot")
+        self._snapshots = [{k: v.detach().clone() for k, v in s.items()} for s in snapshots]
+        self._phase, self._epoch = float(state["phase"]), epoch

@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from os import PathLike
+from os import PathLike, fspath
 from typing import Any
 
 import torch
@@ -26,6 +26,8 @@ _DTYPES = {
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
     "C64": torch.complex64,
     "I64": torch.int64,
     "I32": torch.int32,
@@ -38,18 +40,30 @@ _DTYPES = {
     "BOOL": torch.bool,
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+# Parts of values that are spread over several tensors: as numbers of their own they mean nothing.
+_PARTS = {
+    "F8_E8M0": "common exponents of blocks of other numbers",
+    "F4": "4-bit floats, whose scales stand in another tensor",
+    "F6_E2M3": "6-bit floats, whose scales stand in another tensor",
+    "F6_E3M2": "6-bit floats, whose scales stand in another tensor",
+}
 # The format's own limit: a longer header is taken for a file of another kind.
 _LONGEST_HEADER = 100_000_000
 
 
 @dataclass(frozen=True)
 class Place:
-    """One tensor of a safetensors file: its dtype, its shape and where its bytes start and end in the file."""
+    """One tensor of a file: its dtype, its shape and where its bytes start and end in the file.
+
+    Attributes:
+        strides: Of its elements between ``start`` and ``end``, where they are not in the tensor's own order.
+    """
 
     dtype: torch.dtype
     shape: tuple[int, ...]
     start: int
     end: int
+    strides: tuple[int, ...] | None = None
 
 
 def byte_view(tensor: Tensor) -> memoryview:
@@ -62,30 +76,70 @@ def read_header(path: str | PathLike[str]) -> tuple[dict[str, Place], dict[str, 
     """The tensors of a safetensors file in the order of their bytes, and the file's metadata.
 
     Raises:
-        ValueError: The file is no safetensors file, is cut short, or holds a dtype that is not known.
+        ValueError: The file is no safetensors file, is cut short, or damaged; or it holds a dtype that is not known, or whose
+            numbers mean nothing without those of another tensor (4-bit floats, block scales).
         OSError: The file cannot be read.
     """
-    size = os.path.getsize(path)
     with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(size - 8, _LONGEST_HEADER):
-            raise ValueError(f"{path} is not a safetensors file, or was cut short")
+            raise ValueError(f"{fspath(path)} is not a safetensors file, or was cut short")
         raw = file.read(length)
     try:
-        header = json.loads(raw)
-        metadata = header.pop("__metadata__", {})
-        places = {name: _place(entry, 8 + length) for name, entry in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} has a safetensors header that cannot be read: {error!r}") from error
+        header = json.loads(raw.decode(), object_pairs_hook=_unique)
+        metadata = _strings(header.pop("__metadata__", {}))
+        places = {name: _place(name, entry, 8 + length) for name, entry in header.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = error if type(error) is ValueError else f"{type(error).__name__}: {error}"
+        raise ValueError(f"{fspath(path)} has a safetensors header that cannot be read: {reason}") from error
+    ordered = dict(sorted(places.items(), key=lambda item: (item[1].start, item[1].end)))
+    _check_places(fspath(path), ordered, 8 + length, size)
+    return ordered, metadata
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands in it twice")
+    return found
+
+
+def _strings(metadata: Any) -> dict[str, str]:
+    if not all(isinstance(text, str) for text in metadata.values()):
+        raise ValueError("__metadata__ must map strings to strings")
+    return dict(metadata)
+
+
+def _place(name: str, entry: Mapping[str, Any], offset: int) -> Place:
+    dtype = entry["dtype"]
+    if dtype in _PARTS:
+        raise ValueError(
+            f"{name!r} has dtype {dtype}: {_PARTS[dtype]}, which cannot be averaged; dequantise the model first"
+        )
+    if dtype not in _DTYPES:
+        raise ValueError(f"{name!r} has dtype {dtype!r}, which is not known")
+    begin, end = _counts(name, entry["data_offsets"])
+    return Place(_DTYPES[dtype], _counts(name, entry["shape"]), offset + begin, offset + end)
+
+
+def _counts(name: str, values: Any) -> tuple[int, ...]:
+    if not isinstance(values, list) or not all(type(n) is int and n >= 0 for n in values):
+        raise ValueError(f"the shape or place of {name!r} is {values!r}, which are not counts")
+    return tuple(values)
+
+
+def _check_places(path: str, places: Mapping[str, Place], start: int, size: int) -> None:
+    """The tensors' bytes have to follow each other without gaps to the end of the file, as the format demands."""
+    position = start
     for name, place in places.items():
         if place.end > size or place.end - place.start != math.prod(place.shape) * place.dtype.itemsize:
             raise ValueError(f"{path} is damaged: the bytes of {name!r} do not fit its shape or the file")
-    return dict(sorted(places.items(), key=lambda item: item[1].start)), metadata
-
-
-def _place(entry: Mapping[str, Any], offset: int) -> Place:
-    begin, end = (int(n) for n in entry["data_offsets"])
-    return Place(_DTYPES[entry["dtype"]], tuple(int(n) for n in entry["shape"]), offset + begin, offset + end)
+        if place.start != position:
+            raise ValueError(f"{path} is damaged: {name!r} overlaps the tensor before it, or leaves a gap")
+        position = place.end
+    if position != size:
+        raise ValueError(f"{path} is damaged: {size - position} bytes at its end belong to no tensor")
 
 
 def header_bytes(

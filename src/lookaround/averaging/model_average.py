@@ -115,7 +115,7 @@ class ModelAverage(ABC):
         """Take over the tensors that are copied, as they are now, at a point; what was re-estimated before it is outdated."""
         now = self._live(self._copied_slots)
         if self._copied is None:
-            self._copied = self._store(now)
+            self._copied = self._store(now, wide=False)
         tensors.copy_(self._copied, now)
         self._reestimated.clear()
 
@@ -125,19 +125,19 @@ class ModelAverage(ABC):
             return
         which, put = self._shown[-1]
         for slot, value in zip(self._slots, put, strict=True):
-            if slot.is_buffer and not torch.equal(tensors.local(slot.tensor), tensors.local(value).to(slot.tensor)):
-                self._reestimated.setdefault(which, {})[slot.name] = self._load_list([slot], {slot.name: slot.tensor})[
-                    0
-                ]
+            now = tensors.local(slot.tensor)
+            if slot.is_buffer and not torch.equal(now, tensors.local(value).to(now)):
+                (kept,) = self._load_list([slot], {slot.name: slot.tensor}, wide=False)
+                self._reestimated.setdefault(which, {})[slot.name] = kept
 
-    def _store(self, like: list[Tensor]) -> list[Tensor]:
-        """New tensors in averaging precision for the values of ``like``, in (pinned) host memory when offloading."""
+    def _store(self, like: list[Tensor], *, wide: bool = True) -> list[Tensor]:
+        """New tensors for the values of ``like``, in averaging precision if ``wide``, in (pinned) host memory when offloading."""
         # Tensors made in inference mode could never again be written outside it.
         with torch.inference_mode(False), torch.no_grad():
             if not self._offload:
-                return tensors.clone(like, wide=True)
+                return tensors.clone(like, wide=wide)
             pin = torch.cuda.is_available()
-            dtypes = [tensors.wide_dtype(t.dtype) for t in like]
+            dtypes = [tensors.wide_dtype(t.dtype) if wide else t.dtype for t in like]
             return [
                 torch.empty_like(t, dtype=d, device="cpu", pin_memory=pin) for t, d in zip(like, dtypes, strict=True)
             ]
@@ -283,23 +283,18 @@ class ModelAverage(ABC):
             self._check_named(self._slots, state["training"], "the state's training weights")
 
     def _load_shared(self, state: Mapping[str, Any]) -> None:
-        self._copied = self._load_list(self._copied_slots, state["copied"]) if state["copied"] else None
-        self._reestimated = {
-            which: dict(
-                zip(
-                    values,
-                    self._load_list([s for n in values for s in self._slots if s.name == n], values),
-                    strict=True,
-                )
-            )
-            for which, values in enumerate(state["reestimated"])
-            if values
-        }
+        copied = state["copied"]
+        self._copied = self._load_list(self._copied_slots, copied, wide=False) if copied else None
+        self._reestimated = {which: self._load_buffers(values) for which, values in enumerate(state["reestimated"])}
         if "training" in state:
             copy_across(self._live(self._slots), [state["training"][s.name] for s in self._slots])
 
-    def _load_list(self, slots: list[Slot], values: Mapping[str, Tensor]) -> list[Tensor]:
-        """New tensors of this average with ``values``, converted to its precision and device."""
-        store = self._store(self._live(slots))
+    def _load_buffers(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        slots = [s for s in self._slots if s.name in values]
+        return dict(zip([s.name for s in slots], self._load_list(slots, values, wide=False), strict=True))
+
+    def _load_list(self, slots: list[Slot], values: Mapping[str, Tensor], *, wide: bool = True) -> list[Tensor]:
+        """New tensors of this average with ``values``, converted to its precision (the model's, if not ``wide``) and device."""
+        store = self._store(self._live(slots), wide=wide)
         copy_across(store, [values[s.name] for s in slots])
         return store

@@ -14,8 +14,9 @@ from torch import Tensor
 from lookaround import tensors
 from lookaround.averaging.files import read_header
 from lookaround.averaging.power_rule import exponent
-from lookaround.averaging.soup import is_averaged
-from lookaround.averaging.sources import Source, open_sources
+from lookaround.averaging.soups.dtypes import is_averaged
+from lookaround.averaging.soups.opening import open_sources
+from lookaround.averaging.soups.sources import Source
 
 METADATA_KEY = "lookaround.power"
 """Where a snapshot's file says what it is: a JSON object with gamma and points."""
@@ -196,8 +197,8 @@ def synthesize(
             "often, or choose a width between theirs"
         )
     with open_sources(list(used)) as sources:
-        combined = {name: _combined(name, sources, weights) for name in sources[-1].layout}
-        tied = {k: v for k, v in sources[-1].metadata.items() if v in combined}
+        tied = dict(sources[-1].ties)
+        combined = {name: _combined(name, sources, weights) for name in sources[-1].layout if name not in tied}
     return Synthesis(
         combined | {alias: combined[name] for alias, name in tied.items()},
         {path.name: weight for path, weight in zip(used, weights, strict=True)},

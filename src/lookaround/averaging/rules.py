@@ -216,7 +216,7 @@ def lawa(window: int, *, every: int = 1) -> Rule:
     ``window`` sets of weights; ``offload`` keeps them in host memory. An update that is no multiple costs nothing.
 
     Args:
-        window: The number of points, at least 1: n in the paper's notation, k in its code.
+        window: The number of points k, at least 1.
         every: The spacing ν in updates, at least 1. The paper finds widely spaced points better than consecutive ones.
 
     Raises:

@@ -1,6 +1,6 @@
 """A model's tensors under the model's own names: wrappers' prefixes undone, tied weights once, buffers sorted by what they are."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -59,13 +59,16 @@ class Slot:
         """Whether it is a buffer, not a parameter."""
         return not isinstance(self.tensor, nn.Parameter)
 
-    def check_owner(self, model: nn.Module) -> None:
+    def check_owner(self, holders: Collection[int]) -> None:
         """A module that was replaced still holds its old tensors: they would be averaged, and never be seen in the model.
+
+        Args:
+            holders: The identities of what the model's modules keep their parameters and buffers in.
 
         Raises:
             ValueError: The tensor, or the module that held it, is no longer in the model.
         """
-        if not any(self.owner is place for m in model.modules() for place in (m._parameters, m._buffers)):
+        if id(self.owner) not in holders:
             raise ValueError(
                 f"the module that held {self.name!r} has been replaced; build a new average after changing the model"
             )

@@ -1,6 +1,7 @@
 """What a model is made of, so that an average notices when it is no longer the model it was built for."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,12 +46,12 @@ class Structure:
 
     def __init__(self, model: nn.Module, slots: list[Slot]) -> None:
         self._expected = _described(model)
-        self._places = {
-            (id(owner), key): (slot.tensor.shape, index)
-            for index, slot in enumerate(slots)
-            for owner, key in slot.places
-        }
         self._slots = slots
+        self._last: dict[tuple[int, str], tuple[Tensor, torch.Size]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Places are known by the identity of what holds them, which a copy does not share.
+        return {**self.__dict__, "_last": {}}
 
     def check(self, model: nn.Module) -> None:
         """Quick where nothing has changed: a look at every tensor, and no names.
@@ -58,23 +59,27 @@ class Structure:
         Raises:
             ValueError: A tensor is missing, new, of another shape or kind, no longer tied, or newly so.
         """
-        if self._is_same(model):
+        if self._is_unchanged(model):
             return
+        holders = {id(place) for m in model.modules() for place in (m._parameters, m._buffers)}
         for slot in self._slots:
-            slot.check_owner(model)
+            slot.check_owner(holders)
         what = "the model, which has changed since its average was built,"
         require_equal(self._expected, _described(model), what, "; build a new average after changing the model")
         refuse_unaveraged(self._slots)
+        places = [(owner, key, owner[key]) for slot in self._slots for owner, key in slot.places]
+        self._last = {(id(owner), key): (tensor, tensor.shape) for owner, key, tensor in places}
 
-    def _is_same(self, model: nn.Module) -> bool:
-        seen: dict[int, int] = {}
-        left = len(self._places)
-        for owner, key, tensor in (place for module in model.modules() for place in persistent(module)):
-            shape, index = self._places.get((id(owner), key), (None, -1))
-            if tensor.shape != shape or seen.setdefault(id(tensor), index) != index or not _is_ordinary(tensor):
-                return False
-            left -= 1
-        return left == 0 and len(seen) == len(self._slots)
+    def _is_unchanged(self, model: nn.Module) -> bool:
+        """Whether every place holds the very tensor it held at the last check, in the shape it had."""
+        left = len(self._last)
+        for module in model.modules():
+            for owner, key, tensor in persistent(module):
+                last, shape = self._last.get((id(owner), key), (None, None))
+                if last is not tensor or tensor.shape != shape:
+                    return False
+                left -= 1
+        return left == 0
 
 
 def _described(model: nn.Module) -> dict[str, str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Annotated
 
@@ -19,14 +20,18 @@ from torch.nn import functional as F
 
 from lookaround.commands.images import DataOptions, experiment_of, load_images
 from lookaround.commands.parsing import parse, usage_errors
-from lookaround.commands.runs import load_run, network_of
-from lookaround.experiment import DivergedError
-from lookaround.experiment.batches import Batches, Minibatch
+from lookaround.commands.runs import load_run, network_of, settings_of_run
+from lookaround.errors import DivergedError
 from lookaround.experiment.comparison import cpu_threads
 from lookaround.landscape import flatten
 from lookaround.optim import Lookahead, Lookaround
+from lookaround.tasks.base import Batch, Minibatch
+from lookaround.tasks.checks import check_ranges
+from lookaround.tasks.vision.batches import ImageBatches
 from lookaround.theory import CANDIDATES, Candidate, Prediction, advise, compare, format_advice
 
+# No run is so long that it has trained on this epoch's minibatches.
+_UNSEEN = 1_000_000
 # Steps between two looks at the loss in a real run: whole rounds of every candidate.
 _EVERY = 20
 
@@ -60,13 +65,13 @@ class AdviceOptions(DataOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (("directions", 1), ("minibatches", 2), ("images", 1), ("steps", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        check_ranges(self, {"directions": (1, None), "minibatches": (2, None), "images": (1, None), "steps": (0, None)})
         if 0 < self.steps < 4 * _EVERY:
-            raise ValueError(f"steps must be 0 or at least {4 * _EVERY}, got {self.steps}")
-        if self.lr is not None and not self.lr > 0:
-            raise ValueError(f"lr must be above 0, got {self.lr}")
+            raise ValueError(f"--steps must be 0 or at least {4 * _EVERY}, got {self.steps}")
+        if self.lr is not None and not 0 < self.lr < math.inf:
+            raise ValueError(f"--lr must be above 0, got {self.lr}")
+        if self.momentum is not None and not 0 <= self.momentum < 1:
+            raise ValueError(f"--momentum must be at least 0 and below 1, got {self.momentum}")
 
 
 def advice(words: Sequence[str]) -> None:
@@ -74,15 +79,17 @@ def advice(words: Sequence[str]) -> None:
     options = parse(AdviceOptions, words, "theory advice")
     run = load_run(options.run)
     model, architecture = network_of([run])
-    config = experiment_of([run], options)
-    lr = 0.1 * config.lr if options.lr is None else options.lr
-    momentum = config.momentum if options.momentum is None else options.momentum
-    with cpu_threads(options.threads or config.threads):
-        data = load_images(config, architecture)
-        problem = _Problem(model.to(data.train_images.device), Batches(data, config, run.seed or 0), options)
+    plan = experiment_of([run], options)
+    with cpu_threads(options.threads or plan.machine.threads), usage_errors():
+        task = load_images(plan, architecture)
+        settings = settings_of_run(run, task)
+        lr = 0.1 * float(settings.optimizer["lr"]) if options.lr is None else options.lr
+        momentum = float(settings.optimizer.get("momentum", 0.0)) if options.momentum is None else options.momentum
+        batches = task.batches(run.seed or 0, settings.batch, settings.branches)
+        problem = _Problem(model.to(task.device), batches, options)
         predictions = _predicted(problem, lr, momentum)
         print(
-            f"{run.name}: learning rate {lr:g}, momentum {momentum:g}, minibatches of {problem.batches.size} images\n"
+            f"{run.name}: learning rate {lr:g}, momentum {momentum:g}, minibatches of {problem.batches.units} images\n"
         )
         if not options.steps:
             print(format_advice(predictions))
@@ -95,7 +102,7 @@ def advice(words: Sequence[str]) -> None:
     print(
         "that time or of its weights' mean. Theory takes the minimum as quadratic and settled, and branches' noise as"
     )
-    print("independent; here branches share each minibatch.")
+    print("independent; with shared copies, branches share each minibatch.")
 
 
 class _Problem:
@@ -103,42 +110,41 @@ class _Problem:
 
     Args:
         model: in evaluation mode throughout, so that the loss is one function of the weights.
-        batches: of the experiment; epochs not trained on are drawn from it.
+        batches: of the experiment, continued beyond its end.
         options: how much to measure.
     """
 
-    def __init__(self, model: nn.Module, batches: Batches, options: AdviceOptions) -> None:
+    def __init__(self, model: nn.Module, batches: ImageBatches, options: AdviceOptions) -> None:
         self.model = model.eval()
         self.batches = batches
         self.options = options
-        self.branches = batches.config.branches
+        self.branches = batches.branches
         self.candidates = [candidate for candidate in CANDIDATES if candidate.branches <= self.branches]
         self.fixed = self._fixed_copies()
 
     def _drawn(self, first_epoch: int) -> Iterator[Minibatch]:
-        """Minibatches without end, from an epoch after training's last."""
-        epoch = self.batches.config.epochs + first_epoch
-        while True:
-            yield from self.batches.epoch(epoch)
-            epoch += 2
+        """Minibatches without end, from every other one of the epochs after those that any run has trained on."""
+        per_epoch = self.batches.per_epoch
+        for epoch in count(_UNSEEN + first_epoch, 2):
+            yield from (Minibatch(self.batches, epoch * per_epoch + index) for index in range(per_epoch))
 
-    def _fixed_copies(self) -> list[tuple[Tensor, Tensor]]:
-        needed = -(-self.options.images // self.batches.size)
+    def _fixed_copies(self) -> list[Batch]:
+        needed = -(-self.options.images // self.batches.units)
         drawn = islice(self._drawn(0), needed)
-        return [(batch.copy(index % self.branches), batch.labels) for index, batch in enumerate(drawn)]
+        return [minibatch.copy(index % self.branches) for index, minibatch in enumerate(drawn)]
 
     def loss(self) -> Tensor:
         """The mean loss on the fixed augmented images, where the model is now."""
-        sums = [F.cross_entropy(self.model(x), y, reduction="sum") for x, y in self.fixed]
-        return torch.stack(sums).sum() / sum(len(y) for _, y in self.fixed)
+        sums = [F.cross_entropy(self.model(x), y, reduction="sum") for x, y, _ in self.fixed]
+        return torch.stack(sums).sum() / sum(size for *_, size in self.fixed)
 
     def minibatch_losses(self) -> Iterator[Callable[[], Tensor]]:
         """The losses of a few minibatches, augmented like the branches' copies in turn."""
-        for index, batch in enumerate(islice(self._drawn(1), self.options.minibatches)):
-            yield partial(self._loss_on, batch.copy(index % self.branches), batch.labels)
+        for index, minibatch in enumerate(islice(self._drawn(1), self.options.minibatches)):
+            yield partial(self._loss_on, minibatch.copy(index % self.branches))
 
-    def _loss_on(self, images: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(self.model(images), labels)
+    def _loss_on(self, batch: Batch) -> Tensor:
+        return F.cross_entropy(self.model(batch.inputs), batch.targets)
 
     def measured(self, lr: float, momentum: float) -> dict[Candidate, float]:
         """The excess loss of a real run of every candidate from the same weights."""
@@ -151,8 +157,8 @@ class _Problem:
         start = deepcopy(self.model.state_dict())
         optimizer = _optimizer(candidate, self.model, lr, momentum)
         losses, points = [], []
-        for step, batch in enumerate(islice(self._drawn(1), self.options.steps), start=1):
-            self._step(optimizer, batch, step)
+        for step, minibatch in enumerate(islice(self._drawn(1), self.options.steps), start=1):
+            self._step(optimizer, minibatch, step)
             if step > self.options.steps // 2 and step % _EVERY == 0:
                 with torch.no_grad(), _averaged(optimizer):
                     losses.append(float(self.loss()))
@@ -165,12 +171,12 @@ class _Problem:
             raise DivergedError(f"the real run of {candidate} diverged; try a lower --lr")
         return statistics.fmean(losses), min(*losses, middle)
 
-    def _step(self, optimizer: torch.optim.Optimizer, batch: Minibatch, step: int) -> None:
+    def _step(self, optimizer: torch.optim.Optimizer, minibatch: Minibatch, step: int) -> None:
         """One step of every branch; branches take the augmentations in turn, so that all methods see the same ones."""
         around = optimizer.around() if isinstance(optimizer, Lookaround) else [0]
         for branch in around:
             optimizer.zero_grad()
-            self._loss_on(batch.copy((step + branch) % self.branches), batch.labels).backward()
+            self._loss_on(minibatch.copy((step + branch) % self.branches)).backward()
             optimizer.step()
 
 

@@ -9,11 +9,14 @@ from pathlib import Path
 from torch import Tensor
 
 from lookaround.commands.parsing import usage_errors
-from lookaround.commands.runs import Run, config_of, network_of
-from lookaround.experiment import TrainConfig, UsageError
-from lookaround.experiment.comparison import prepare
-from lookaround.experiment.networks import Architecture
-from lookaround.tasks.vision.data import ImageData
+from lookaround.commands.runs import Run, network_of, plan_of, vision
+from lookaround.errors import UsageError
+from lookaround.experiment import Plan
+from lookaround.experiment.running import prepare
+from lookaround.tasks.checks import option
+from lookaround.tasks.vision import VisionTask
+from lookaround.tasks.vision.data import ImageData, Images
+from lookaround.tasks.vision.networks import Architecture
 
 # Which images make a part of a split: always the same ones.
 _SEED = 0
@@ -38,28 +41,32 @@ class DataOptions:
         for name in ("threads", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+                raise ValueError(f"{option(name)} must be at least 1, got {value}")
 
 
-def experiment_of(runs: Sequence[Run], options: DataOptions) -> TrainConfig:
-    """The configuration that says which images the runs are measured on.
+def experiment_of(runs: Sequence[Run], options: DataOptions) -> Plan:
+    """The plan that says which images the runs are measured on.
 
     Raises:
-        UsageError: as `config_of`.
+        UsageError: as `plan_of`.
     """
-    config = config_of(runs, options.data)
+    plan = plan_of(runs, options.data)
+    config = vision(plan)
     root = config.root if options.root is None else str(options.root)
     size = network_of(runs)[1].image_size if config.data == "folder" else config.image_size
-    return replace(config, root=root, image_size=size, device=options.device)
+    machine = replace(plan.machine, device=options.device)
+    return replace(plan, config=replace(config, root=root, image_size=size), machine=machine)
 
 
-def load_images(config: TrainConfig, architecture: Architecture) -> ImageData:
-    """The experiment's images on the chosen device, normalized as the network was trained.
+def load_images(plan: Plan, architecture: Architecture) -> VisionTask:
+    """The experiment's task on the chosen device, its images normalized as the network was trained.
 
     Raises:
         UsageError: for images that cannot be loaded, or that the network does not take.
     """
-    data = prepare(config)
+    task = prepare(plan).task
+    assert isinstance(task, VisionTask)
+    data = task.data
     shape = tuple(data.train_images.shape[1:])
     wanted = (architecture.channels, architecture.image_size, architecture.image_size)
     if shape != wanted or data.classes != architecture.classes:
@@ -67,10 +74,10 @@ def load_images(config: TrainConfig, architecture: Architecture) -> ImageData:
             f"the network takes images {wanted} of {len(architecture.classes)} classes, {data.name} has {shape} "
             f"of {len(data.classes)}; choose the data set that it was trained on"
         )
-    return replace(data, mean=architecture.mean, std=architecture.std)
+    return VisionTask(task.config, replace(data, mean=architecture.mean, std=architecture.std), task.held_out)
 
 
-def part(data: ImageData, split: str, count: int | None) -> tuple[Tensor, Tensor]:
+def part(data: ImageData, split: str, count: int | None) -> tuple[Images, Tensor]:
     """Equally many images of each class out of the training or the test images, and their labels.
 
     Raises:
@@ -81,6 +88,6 @@ def part(data: ImageData, split: str, count: int | None) -> tuple[Tensor, Tensor
     return (chosen.train_images, chosen.train_labels) if split == "train" else (chosen.test_images, chosen.test_labels)
 
 
-def batches(data: ImageData, images: Tensor, labels: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
+def batches(data: ImageData, images: Images, labels: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
     """Normalized images and labels, cut into batches."""
     return [(data.normalize(x), y) for x, y in zip(images.split(size), labels.split(size), strict=True)]

@@ -13,6 +13,7 @@ from lookaround.commands.measuring import GridOptions, check_count, finish, firs
 from lookaround.commands.parsing import parse, usage_errors
 from lookaround.commands.runs import load_runs, network_of
 from lookaround.landscape import Line, line_figure, line_positions, save_figure
+from lookaround.tasks.checks import check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,10 @@ class LineOptions(GridOptions):
     """Two runs, at 0 and 1 on the line."""
     beyond: float = 0.5
     """How far the line goes on beyond either run, as a share of their distance."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_ranges(self, {"points": (2, None), "beyond": (0, 1000)})
 
 
 def line(words: Sequence[str]) -> None:

@@ -82,12 +82,12 @@ def measure(
         InterruptedRunError: after Ctrl-C; the finished points are kept.
     """
     model, architecture = network_of(runs)
-    config = experiment_of(runs, options)
+    plan = experiment_of(runs, options)
     options.out.mkdir(parents=True, exist_ok=True)
     store = options.out / f"{name}.points"
     done = [0, math.prod((len(xs), len(ys) or 1))]
-    with cpu_threads(options.threads or config.threads), usage_errors(), _bar(name) as show:
-        data = load_images(config, architecture)
+    with cpu_threads(options.threads or plan.machine.threads), usage_errors(), _bar(name) as show:
+        data = load_images(plan, architecture).data
         network: nn.Module = model.to(data.train_images.device)
 
         def report(finished: int, total: int) -> None:

@@ -3,35 +3,53 @@
 from __future__ import annotations
 
 import io
+import re
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, TypeVar
 
 import tyro
 
-from lookaround.experiment import UsageError
+from lookaround.errors import UsageError
 
 Options = TypeVar("Options")
 
 
-def parse(kind: type[Options], words: Sequence[str], prog: str, default: Options | None = None) -> Options:
+def parse(kind: type[Options], words: Sequence[str], prog: str, default: Options | None = None, *how: Any) -> Options:
     """Reads words as a dataclass of options; those they leave out are ``default``'s, or the class's own.
+
+    Args:
+        kind: the dataclass.
+        words: after the command's name.
+        prog: the command's name.
+        default: options to change.
+        how: tyro's markers of how words are options, for all of them.
 
     Raises:
         UsageError: for words that are no options, or a value that the dataclass refuses.
         SystemExit: after ``--help``.
     """
     defaults: dict[str, Any] = {} if default is None else {"default": default}
-    said = io.StringIO()
+    said, helped = io.StringIO(), io.StringIO()
     try:
-        with usage_errors(), redirect_stderr(said):
-            options: Options = tyro.cli(kind, prog=f"lookaround {prog}", args=list(words), **defaults)
+        with usage_errors(), redirect_stderr(said), redirect_stdout(helped):
+            options: Options = tyro.cli(kind, prog=f"lookaround {prog}", args=list(words), config=how, **defaults)
             return options
     except SystemExit as stopped:
         if not stopped.code:
+            print(_wrapped(helped.getvalue()), end="")
             raise
-        message = _in_one_line(said.getvalue()).removeprefix(f"Error parsing {kind.__name__}: ")
+        message = re.sub(r"^Error parsing \w+: ", "", _in_one_line(said.getvalue()))
         raise UsageError(f"{message}; see lookaround {prog} --help") from None
+
+
+def _wrapped(text: str) -> str:
+    """Help in lines of at most 80 characters; tyro leaves the description before its boxes as it is."""
+    lines = (
+        textwrap.wrap(line, 80) if len(line) > 80 and line[0] not in "│╭╰" else [line] for line in text.split("\n")
+    )
+    return "\n".join(part for wrapped in lines for part in (wrapped or [""]))
 
 
 def _in_one_line(box: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from lookaround.commands.measuring import GridOptions, check_count, finish, firs
 from lookaround.commands.parsing import parse, usage_errors
 from lookaround.commands.runs import Run, load_runs, network_of
 from lookaround.landscape import Grid, Plane, RandomPlane, grid_around, plane_figure, save_figure, save_page
+from lookaround.tasks.checks import check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +41,9 @@ class PlaneOptions(GridOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, lowest in (("points", 2), ("margin", 0)):
-            if not getattr(self, name) >= lowest:
-                raise ValueError(f"{name} must be at least {lowest}, got {getattr(self, name)}")
-        if not self.extent > 0:
-            raise ValueError(f"extent must be above 0, got {self.extent}")
+        check_ranges(self, {"points": (2, None), "margin": (0, None)})
+        if not 0 < self.extent < math.inf:
+            raise ValueError(f"--extent must be above 0, got {self.extent}")
 
 
 def plane(words: Sequence[str]) -> None:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
 from lookaround.averaging.files import read_header
-from lookaround.averaging.streamed_soup import METADATA_KEY
+from lookaround.averaging.soups.recipe import METADATA_KEY
 from lookaround.commands.parsing import usage_errors
-from lookaround.experiment import TrainConfig, UsageError, load_network
-from lookaround.experiment.folder import CONFIG
-from lookaround.experiment.networks import ARCHITECTURE, NOTE, Architecture
+from lookaround.errors import UsageError
+from lookaround.experiment import Plan
+from lookaround.experiment.folder import EXPERIMENT, saved_plan
 from lookaround.experiment.results import NETWORK, RESULT
 from lookaround.landscape import flatten, flatten_state
+from lookaround.methods import Resolved, Spec
+from lookaround.tasks.base import Task
+from lookaround.tasks.vision import VisionConfig, load_network, preset
+from lookaround.tasks.vision.networks import ARCHITECTURE, NOTE, Architecture
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Run:
         file: that holds the weights.
         method: that trained them, or None.
         seed: of the run, or None.
-        config: of the experiment in whose folder the file lies, or None.
+        plan: of the experiment in whose folder the file lies, or None.
         model: the network on the CPU in evaluation mode, or None where the file holds tensors alone.
         architecture: of the network, or None.
     """
@@ -38,7 +41,7 @@ class Run:
     file: Path
     method: str | None
     seed: int | None
-    config: TrainConfig | None
+    plan: Plan | None
     model: nn.Module | None
     architecture: Architecture | None
 
@@ -64,20 +67,35 @@ def load_run(path: Path) -> Run:
     Raises:
         UsageError: for a path that is none of these, or a damaged file.
     """
-    file = _network_file(path)
+    file = network_file(path)
     try:
         metadata = read_header(file)[1]
     except (OSError, ValueError) as error:
         raise UsageError(f"{file} is no safetensors file: {error}") from error
-    model, architecture = load_network(file) if ARCHITECTURE in metadata else (None, None)
+    model, architecture = load_network(file) if _of_images(metadata) else (None, None)
     of_a_run = {} if METADATA_KEY in metadata else metadata  # a soup is no run, whatever its ingredients agree on
     method, seed = (of_a_run.get(NOTE.format(note)) for note in ("method", "seed"))
     name = f"{method}, seed {seed}" if method else file.stem
-    config = saved_config(file.parent.parent.parent)
-    return Run(name, file, method, None if seed is None else int(seed), config, model, architecture)
+    folder = file.parent.parent.parent
+    plan = saved_plan(folder) if (folder / EXPERIMENT).is_file() else None
+    return Run(name, file, method, None if seed is None else int(seed), plan, model, architecture)
 
 
-def _network_file(path: Path) -> Path:
+def _of_images(metadata: Mapping[str, str]) -> bool:
+    """Whether a file describes a network of the vision task; those of text say which task is theirs, and are tensors here."""
+    try:
+        described = json.loads(metadata.get(ARCHITECTURE, "null"))
+    except ValueError:
+        return True  # a damaged description, which `load_network` names
+    return described is not None and not (isinstance(described, dict) and "task" in described)
+
+
+def network_file(path: Path) -> Path:
+    """The safetensors file that is meant by a file, a run's folder, or the folder of an experiment of a single run.
+
+    Raises:
+        UsageError: for a path that is none of these.
+    """
     if path.is_file():
         return path
     if not path.exists():
@@ -101,23 +119,6 @@ def diverged(folder: Path) -> str | None:
     except (OSError, ValueError):
         return None
     return said
-
-
-def saved_config(folder: Path) -> TrainConfig | None:
-    """The configuration of the experiment in a folder, or None if it holds none.
-
-    Raises:
-        UsageError: for a damaged file.
-    """
-    path = folder / CONFIG
-    if not path.is_file():
-        return None
-    try:
-        saved: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["config"]
-        fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in saved.items()}
-        return TrainConfig(**fields)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"{path} is no configuration of lookaround train: {error}") from error
 
 
 def load_runs(paths: Sequence[Path]) -> list[Run]:
@@ -167,19 +168,38 @@ def network_of(runs: Sequence[Run]) -> tuple[nn.Module, Architecture]:
     raise UsageError(f"{files}: tensors without a network to put them in; add a run of lookaround train")
 
 
-def config_of(runs: Sequence[Run], data: str | None) -> TrainConfig:
-    """The configuration of the first run that lies in an experiment's folder, or else the preset of ``data``.
+def plan_of(runs: Sequence[Run], data: str | None) -> Plan:
+    """The plan of the first run that lies in an experiment's folder, or else one with the preset of ``data``.
 
     Raises:
-        UsageError: neither is there.
+        UsageError: neither is there, or the experiment trained something else than images.
     """
-    from lookaround.experiment import preset
-
     for run in runs:
-        if run.config is not None and data in (None, run.config.data):
-            return run.config
+        if run.plan is not None and data in (None, vision(run.plan).data):
+            return run.plan
     if data is None:
         files = ", ".join(str(run.file) for run in runs)
-        raise UsageError(f"{files}: there is no experiment's {CONFIG} that names the images; pass --data and --root")
+        raise UsageError(f"{files}: there is no {EXPERIMENT} that names the images; pass --data and --root")
     with usage_errors():
-        return preset(data)
+        return Plan("vision", preset(data), (Spec("sgd"),))
+
+
+def vision(plan: Plan) -> VisionConfig:
+    """The plan's images and network.
+
+    Raises:
+        UsageError: for an experiment that trained something else.
+    """
+    if not isinstance(plan.config, VisionConfig):
+        raise UsageError(f"this works on images, and the experiment trained the {plan.task} task; give a run on images")
+    return plan.config
+
+
+def settings_of_run(run: Run, task: Task, otherwise: str = "sgd") -> Resolved:
+    """The settings of the method that trained a run, or those that suit the task of the one named otherwise.
+
+    Raises:
+        UsageError: for a method that this version does not know.
+    """
+    with usage_errors():
+        return Spec.parse(run.method or otherwise).resolve(task.defaults, task.branches)

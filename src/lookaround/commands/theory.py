@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from lookaround.commands.parsing import parse
-from lookaround.experiment import UsageError
+from lookaround.errors import UsageError
 from lookaround.theory.figures import FIGURES
 
 

@@ -1,71 +1,110 @@
-"""``lookaround train``: its words as a configuration, the experiment, what is printed of it."""
+"""``lookaround train``: its words as a plan, the experiment, what is printed of it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import tyro
 from rich.console import Console
 
-from lookaround.commands.parsing import parse, usage_errors
-from lookaround.experiment import TrainConfig, display_for, preset
+from lookaround.commands.parsing import usage_errors
+from lookaround.commands.planning import parse_plan, specs_for, start_plan
+from lookaround.experiment import Comparison, Plan, display_for
 from lookaround.experiment import train as run
 from lookaround.experiment.results import MEMBER
+from lookaround.experiment.team import team
+from lookaround.methods import Spec
 
 
 @dataclass(frozen=True)
-class TrainOptions:
-    """Train methods on images at equal budget and compare them.
+class Choice:
+    """What is compared."""
 
-    Every method consumes the same augmented copies of every minibatch. The defaults shown are those that suit the data
-    set: put --data before --help to see another's.
+    methods: tuple[str, ...] = ("sgd", "lookahead", "lookaround")
+    """Methods, each a row: a name, or NAME:setting=value,… (see lookaround methods)."""
+    seeds: tuple[int, ...] = (0,)
+    """One run of every method for each seed; methods share initial weights, minibatches and augmented copies."""
+    all: str | None = None
+    """Settings for every method that has them and was not given its own: setting=value,…"""
+    add_methods: tuple[str, ...] = ()
+    """Extend the experiment in --out by these methods."""
+    add_seeds: tuple[int, ...] = ()
+    """Extend the experiment in --out by these seeds."""
+
+
+@dataclass(frozen=True)
+class Words:
+    """What was typed after ``lookaround train``.
+
+    Attributes:
+        plan: of the experiment.
+        out: its folder.
+        resume: go on with it.
+        add_methods: extend it by these.
+        add_seeds: extend it by these.
     """
 
-    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    plan: Plan
     out: Path
-    """Folder for everything that comes out; one folder holds one experiment."""
-    resume: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Go on with the unfinished experiment in --out, bit for bit."""
+    resume: bool
+    add_methods: tuple[Spec, ...]
+    add_seeds: tuple[int, ...]
 
 
 def train(words: Sequence[str]) -> None:
     """Runs or resumes an experiment and prints its table."""
-    options = parse_train(words)
-    comparison = run(options.config, options.out, display_for(Console()), resume=options.resume)
+    typed = parse_train(words)
+    with team() as together:
+        comparison = run(
+            typed.plan,
+            typed.out,
+            display_for(Console()),
+            resume=typed.resume,
+            add_methods=typed.add_methods,
+            add_seeds=typed.add_seeds,
+            team=together,
+        )
+    if together.first:
+        print_comparison(comparison, typed.out)
+
+
+def print_comparison(comparison: Comparison, out: Path) -> None:
+    """The table, and where everything is."""
     print(f"\n{comparison.table}\n")
-    print("top-1, top-5, NLL: test images, mean ± std over seeds; T-budget: gradient evaluations of a minibatch;")
-    print("I-budget: forward passes for one prediction\n")
+    print("mean ± std over seeds; I-budget: forward passes for one prediction, 1 where it is not shown\n")
     print(f"learning curves: {comparison.curves}")
-    print(f"averaged models: {options.out}/METHOD/seed-SEED/{comparison.networks[0].name}")
+    print(f"averaged models: {out}/METHOD/seed-SEED/{comparison.networks[0].name}")
     if any(row.forward_passes not in (1, None) for row in comparison.rows):
-        print(f"members of ensembles: {options.out}/METHOD/seed-SEED/{MEMBER.format('N')}")
+        print(f"members of ensembles: {out}/METHOD/seed-SEED/{MEMBER.format('N')}")
 
 
-def parse_train(words: Sequence[str]) -> TrainOptions:
-    """Reads the words after ``lookaround train``; what they leave out comes from the data set's preset.
+def parse_train(words: Sequence[str]) -> Words:
+    """Reads the words after ``lookaround train``; what they leave out comes from the folder that is gone on with, from --config, or
+    from what suits the task.
 
     Raises:
-        UsageError: for words that are no options, or a value outside its range.
+        UsageError: for words that are no options, or a value that cannot be used.
         SystemExit: after ``--help``.
 
     Example:
-        >>> options = parse_train(["--data", "cifar10", "--seeds", "0", "1", "--lr", "0.05"])
-        >>> options.config.model, options.config.seeds, options.config.lr
-        ('resnet18', (0, 1), 0.05)
+        >>> from lookaround.commands.train import parse_train
+        >>> typed = parse_train(["--data", "cifar10", "--methods", "sgd:lr=0.05", "--seeds", "0", "1"])
+        >>> typed.plan.config.model, typed.plan.seeds, typed.plan.methods[0].label
+        ('resnet18', (0, 1), 'sgd:lr=0.05')
     """
+    started = start_plan(words)
+    labels = tuple(spec.label for spec in started.methods)
+    options = parse_plan(words, "train", _DESCRIPTION, Choice(labels, started.seeds), started)
+    choice: Choice = options.choice
     with usage_errors():
-        config = preset(_data_named_in(words))
-    return parse(TrainOptions, words, "train", TrainOptions(config, Path("runs") / config.data))
+        methods = specs_for(choice.methods, choice.all)
+        plan = Plan(started.task, options.task_config, methods, choice.seeds, options.budget, options.machine)
+        added = specs_for(choice.add_methods, choice.all)
+    return Words(plan, options.place.folder(plan), options.place.resume, added, choice.add_seeds)
 
 
-def _data_named_in(words: Sequence[str]) -> str:
-    named = TrainConfig.data
-    for index, word in enumerate(words):
-        if word == "--data" and index + 1 < len(words):
-            named = words[index + 1]
-        elif word.startswith("--data="):
-            named = word.removeprefix("--data=")
-    return named
+_DESCRIPTION = """Train methods on a task at equal budget and compare them.
+
+Every method trains until the budget of samples is spent, on the same augmented copies of the same minibatches. The defaults
+shown are those that suit the data: put --data (and --task) before --help to see another's."""

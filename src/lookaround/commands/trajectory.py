@@ -5,27 +5,33 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 import tyro
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
 from lookaround.commands.images import experiment_of, load_images
 from lookaround.commands.measuring import MeasureOptions, check_count, probe_settings
 from lookaround.commands.parsing import parse, usage_errors
 from lookaround.commands.runs import Run, load_run, network_of
-from lookaround.experiment import METHODS, TrainConfig, UsageError
-from lookaround.experiment.batches import Batches, stream_seed
+from lookaround.errors import UsageError
+from lookaround.experiment import Plan
 from lookaround.experiment.comparison import cpu_threads
-from lookaround.experiment.methods import Setting
-from lookaround.experiment.methods.trajectory import AveragedTrajectory, Branches
+from lookaround.experiment.running import Prepared, new_method
 from lookaround.landscape import Recorder, save_figure, trajectory_figure
-from lookaround.tasks.vision.data import ImageData
+from lookaround.methods import Spec
+from lookaround.methods.trajectory import AveragedTrajectory, Branches
+from lookaround.optim.checks import NotFiniteError
+from lookaround.tasks.base import Minibatch
+from lookaround.tasks.streams import stream_seed
+from lookaround.tasks.vision import VisionTask
 
+# More than a trajectory is ever recorded for; the rate is constant, so how many they are changes nothing.
+_MINIBATCHES = 1_000_000
+_DIVERGED = "the branches diverged; choose a lower --lr"
 _WITH_ROUNDS = ("lookaround", "lookahead", "lookaround+sam", "lookahead+sam")
 
 
@@ -60,7 +66,7 @@ class TrajectoryOptions(MeasureOptions):
         for name in ("rounds", "k"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+                raise ValueError(f"--{name} must be at least 1, got {value}")
 
 
 def trajectory(words: Sequence[str]) -> None:
@@ -68,13 +74,11 @@ def trajectory(words: Sequence[str]) -> None:
     options = parse(TrajectoryOptions, words, "landscape trajectory")
     check_count("a trajectory", options.runs, "one run", len(options.runs) == 1)
     run = load_run(options.runs[0])
-    config = experiment_of([run], options)
-    with usage_errors():
-        config = replace(config, k=options.k or config.k, lr=config.lr if options.lr is None else options.lr)
-    with cpu_threads(options.threads or config.threads):
-        data = load_images(config, network_of([run])[1])
-        method = _method(options, config, run, _start(options, run).to(data.train_images.device))
-        recorder = _record(options, config, run, data, method)
+    plan = experiment_of([run], options)
+    with cpu_threads(options.threads or plan.machine.threads):
+        task = load_images(plan, network_of([run])[1])
+        method = _method(options, plan, run, task, _start(options, run).to(task.device))
+        recorder = _record(options, run, task, method)
     _write(options, recorder)
 
 
@@ -86,41 +90,52 @@ def _start(options: TrajectoryOptions, run: Run) -> nn.Module:
     return model.train()
 
 
-def _method(options: TrajectoryOptions, config: TrainConfig, run: Run, model: nn.Module) -> AveragedTrajectory:
-    def loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(model(images), labels, label_smoothing=config.label_smoothing)
-
-    name = options.method or (run.method if run.method in _WITH_ROUNDS else "lookaround")
-    if name not in _WITH_ROUNDS:
-        raise UsageError(f"{name} has no rounds to record; choose from {', '.join(_WITH_ROUNDS)}")
+def _method(options: TrajectoryOptions, plan: Plan, run: Run, task: VisionTask, model: nn.Module) -> AveragedTrajectory:
+    own = run.method if run.method and run.method.partition(":")[0] in _WITH_ROUNDS else "lookaround"
+    name = own if options.method is None else options.method
+    if name.partition(":")[0] not in _WITH_ROUNDS:
+        raise UsageError(f"{name or repr(name)} has no rounds to record; choose from {', '.join(_WITH_ROUNDS)}")
+    changed = {key: str(value) for key, value in (("k", options.k), ("lr", options.lr)) if value is not None}
     with usage_errors():
-        method = METHODS[name](Setting(model, config, loss))
+        spec = Spec.parse(name)
+        late = {"start": "0"} if "start" in spec.fields() else {}
+        spec = spec.with_settings({**changed, **late, "warmup": "0", "schedule": "constant"})
+        cost = spec.resolve(task.defaults, task.branches)
+        batches = task.batches(run.seed or 0, cost.batch, cost.branches)
+        budget = _MINIBATCHES * batches.units * batches.branches * cost.gradients
+        method, _ = new_method(
+            Prepared(plan, task, budget, _MINIBATCHES / batches.per_epoch), spec, run.seed or 0, model
+        )
     assert isinstance(method, AveragedTrajectory)
     return method
 
 
-def _record(
-    options: TrajectoryOptions, config: TrainConfig, run: Run, data: ImageData, method: AveragedTrajectory
-) -> Recorder:
-    minibatches = Batches(data, config, run.seed or 0)
-    steps_each = 1 if isinstance(method, Branches) else config.branches
-    needed = math.ceil(options.rounds * config.k / steps_each)
+def _record(options: TrajectoryOptions, run: Run, task: VisionTask, method: AveragedTrajectory) -> Recorder:
+    batches = method.setup.batches
     torch.manual_seed(stream_seed(run.seed or 0, "training"))
     with usage_errors():
-        settings = probe_settings(options, data)
+        settings = probe_settings(options, task.data)
         optimizer: Any = method.optimizer  # the recorder's protocol knows no class variable
-        recorder = Recorder(optimizer, method.setting.model, barrier_points=options.barrier_points, **settings)
+        recorder = Recorder(optimizer, method.setup.model, barrier_points=options.barrier_points, **settings)
     with recorder:
-        for index in range(needed):
-            epoch, inside = divmod(index, minibatches.per_epoch)
-            method.train_minibatch(next(minibatches.epoch(epoch, inside)))
+        for position in range(minibatches_of(options.rounds, method)):
+            try:
+                method.train_minibatch(Minibatch(batches, position))
+            except NotFiniteError as error:
+                raise UsageError(_DIVERGED) from error
     return recorder
+
+
+def minibatches_of(rounds: int, method: AveragedTrajectory) -> int:
+    """How many minibatches so many rounds take."""
+    steps_each = 1 if isinstance(method, Branches) else method.setup.batches.branches
+    return math.ceil(rounds * method.optimizer.k / steps_each)
 
 
 def _write(options: TrajectoryOptions, recorder: Recorder) -> None:
     last = recorder.records[-1]
     if not all(math.isfinite(value.loss) for value in (last.average, *last.branches)):
-        raise UsageError("the branches diverged; choose a lower --lr")
+        raise UsageError(_DIVERGED)
     title = f"accuracy on {options.split} images"
     figure = trajectory_figure(recorder.records, recorder.norm_note, title=title)
     options.out.mkdir(parents=True, exist_ok=True)

@@ -1,24 +1,22 @@
-"""Comparisons of methods on real images at equal budget: configuration, training, records, table and curves."""
+"""Comparisons of methods on a task at one budget: the plan, training, records, results, table and curves."""
 
 from lookaround.errors import DivergedError, InterruptedRunError, UsageError
 from lookaround.experiment.comparison import train
-from lookaround.experiment.config import TrainConfig
 from lookaround.experiment.display import Display, display_for
-from lookaround.experiment.methods import METHODS
-from lookaround.experiment.networks import load_network
-from lookaround.experiment.presets import preset
+from lookaround.experiment.plan import Budget, Machine, Plan
 from lookaround.experiment.report import Comparison
+from lookaround.experiment.results import Result
 
 __all__ = [
-    "METHODS",
+    "Budget",
     "Comparison",
     "Display",
     "DivergedError",
     "InterruptedRunError",
-    "TrainConfig",
+    "Machine",
+    "Plan",
+    "Result",
     "UsageError",
     "display_for",
-    "load_network",
-    "preset",
     "train",
 ]

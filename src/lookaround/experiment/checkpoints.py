@@ -1,7 +1,8 @@
-"""Checkpoints: written whole or not at all, and read without running any code that they contain."""
+"""Checkpoints: written whole or not at all, read without running any code that they contain, and only if no bit has changed."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,13 @@ import torch
 from lookaround.errors import UsageError
 from lookaround.experiment.files import write_atomically
 
+# What follows torch's archive: these words and the archive's SHA-256. Torch reads damaged tensors without a word.
+_MARK = b"lookaround sha256"
+_DIGEST = hashlib.sha256().digest_size
+
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Writes ``state`` with `torch.save`, atomically.
+    """Writes ``state`` with `torch.save` and its SHA-256, atomically.
 
     It is serialized in memory first: torch's own writer reports a full disk as an internal error.
 
@@ -22,7 +27,9 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    write_atomically(path, buffer.getvalue())
+    digest = hashlib.sha256(buffer.getbuffer()).digest()
+    buffer.write(_MARK + digest)
+    write_atomically(path, buffer.getbuffer())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -32,12 +39,26 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         UsageError: for a file that is damaged or holds more than tensors and plain containers.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(io.BytesIO(_unchanged(path)), map_location="cpu", weights_only=True)
         if not isinstance(state, dict):
             raise TypeError(f"it holds {type(state).__name__}, not dict")
     except Exception as error:  # a damaged archive can raise nearly anything
         raise damaged(path, error) from error
     return state
+
+
+def _unchanged(path: Path) -> bytes:
+    content = path.read_bytes()
+    archive, mark, digest = (
+        content[: -len(_MARK) - _DIGEST],
+        content[-len(_MARK) - _DIGEST : -_DIGEST],
+        content[-_DIGEST:],
+    )
+    if mark != _MARK:
+        raise ValueError("it is cut short, or not a checkpoint of lookaround train")
+    if hashlib.sha256(archive).digest() != digest:
+        raise ValueError("its SHA-256 is not the one it was written with: the file has changed")
+    return archive
 
 
 def damaged(path: Path, error: Exception) -> UsageError:

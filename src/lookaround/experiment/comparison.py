@@ -2,44 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
 
 from lookaround.errors import DivergedError, UsageError
-from lookaround.experiment.batches import Batches, branch_augmentations
-from lookaround.experiment.config import TrainConfig
-from lookaround.experiment.display import Display, Lines
+from lookaround.experiment.display import Display, Lines, Silent
 from lookaround.experiment.folder import ExperimentFolder
-from lookaround.experiment.holdout import hold_out
 from lookaround.experiment.interrupts import StopRequest, stop_requests
-from lookaround.experiment.methods import METHODS
-from lookaround.experiment.networks import Architecture
+from lookaround.experiment.lock import locked
+from lookaround.experiment.plan import Plan
 from lookaround.experiment.report import Comparison, report
+from lookaround.experiment.running import Prepared, check_methods, prepare
+from lookaround.experiment.team import Team, restarted
 from lookaround.experiment.training import Training
-from lookaround.tasks.vision.data import ImageData, load_data
-
-# Which images make a subset does not change with a run's seed: all runs train and test on the same ones.
-SUBSET_SEED = 0
+from lookaround.methods import Spec
 
 
-def train(config: TrainConfig, out: Path, display: Display | None = None, *, resume: bool = False) -> Comparison:
-    """Trains every method of ``config`` with every seed and compares them.
+def train(
+    plan: Plan,
+    out: Path,
+    display: Display | None = None,
+    *,
+    resume: bool = False,
+    add_methods: Sequence[Spec] = (),
+    add_seeds: Sequence[int] = (),
+    team: Team | None = None,
+) -> Comparison:
+    """Trains every method of ``plan`` with every seed and compares them.
 
-    ``out`` gets ``config.json``, ``results.json``, ``table.md``, ``curves.png`` and, for each run, a folder
-    ``METHOD/seed-SEED`` with ``metrics.jsonl``, TensorBoard events, ``checkpoint.pt``, ``model.safetensors`` and
-    ``result.json``; an ensemble's networks are ``member-0.safetensors`` and so on beside it. Each file is written whole
-    or not at all, and finished runs are never trained again. A run whose loss is no longer finite ends there; the others go
-    on, and the table says which have diverged.
+    ``out`` gets ``experiment.json``, ``results.json``, ``table.md``, ``curves.png`` and, for each run, a folder ``METHOD/seed-SEED``
+    with ``metrics.jsonl``, TensorBoard events, ``checkpoint.pt``, ``model.safetensors`` and ``result.json``; an ensemble's networks
+    are ``member-1.safetensors`` and so on beside it. Each file is written whole or not at all, and finished runs are never
+    trained again. Every method is built before anything is written, so that a setting that it refuses is noticed at once. A run whose
+    loss is no longer finite ends there; the others go on, and the table says which have diverged.
 
     Args:
-        config: what to compute.
-        out: the experiment's folder.
-        display: follows the experiment; None prints a line an epoch.
+        plan: what to compute.
+        out: the experiment's folder. One process at a time works in it.
+        display: follows the experiment; None prints a line an evaluation.
         resume: go on with the unfinished experiment in ``out``, bit for bit; one that was not begun starts.
+        add_methods: extend the experiment in ``out``, whose plan ``plan`` is, by these methods; with ``resume``, by those it lacks.
+        add_seeds: extend it by these seeds.
+        team: the processes that make this call together; None for this one alone. The first one shows and writes.
 
     Raises:
         UsageError: for anything that cannot be used: data, names, settings, folder, checkpoint.
@@ -49,50 +56,81 @@ def train(config: TrainConfig, out: Path, display: Display | None = None, *, res
 
     Example:
         >>> import tempfile
-        >>> from lookaround.experiment import load_network
-        >>> config = TrainConfig(methods=("sgd", "lookaround"), epochs=1, train_images=100, width=4)
+        >>> from dataclasses import replace
+        >>> from pathlib import Path
+        >>> from lookaround.experiment import Plan, train
+        >>> from lookaround.methods import Spec
+        >>> from lookaround.tasks.vision import VisionConfig, load_network
+        >>> plan = Plan("vision", VisionConfig(train_images=100, width=4), (Spec("sgd"), Spec.parse("lookaround:k=2")))
         >>> with tempfile.TemporaryDirectory() as out:
-        ...     comparison = train(config, Path(out))
+        ...     comparison = train(replace(plan, budget=replace(plan.budget, epochs=1)), Path(out))
         ...     model, architecture = load_network(comparison.networks[1])
         sgd, seed 0 | epoch 1 | ...
-        lookaround, seed 0 | epoch 1 | ...
-        >>> [result.gradient_evaluations for result in comparison.results]
-        [3, 3]
+        lookaround:k=2, seed 0 | epoch 1 | ...
+        >>> [result.spent for result in comparison.results]
+        [192, 192]
     """
-    display = display or Lines(print)
-    folder = ExperimentFolder(out, config)
-    if folder.exists and not resume and None in folder.ends().values():
-        raise UsageError(f"{out} holds this experiment, unfinished: add --resume to go on, or choose another --out")
-    data = prepare(config)
-    with cpu_threads(config.threads), stop_requests() as stop:
-        changed = folder.create(data.train_images.device)
-        if changed:
-            display.note(f"{out}: {changed}")
-        _train_all(folder, data, display, stop)
-    return report(folder)
+    team = team or Team()
+    display = (display or Lines(print)) if team.first else Silent()
+    folder = ExperimentFolder(out, plan)
+    resume = resume or restarted()
+    team.from_first(lambda: _check_may_begin(folder, resume, bool(add_methods or add_seeds)))
+    wanted = _extended(plan, add_methods, add_seeds, resume)
+    prepared = prepare(wanted, team)
+    check_methods(prepared)
+    with _taken(out, team), cpu_threads(plan.machine.threads), stop_requests() as stop:
+        unfinished = team.from_first(lambda: _opened(folder, prepared, display))
+        runs = list(wanted.runs())
+        _train_all(folder, [runs[number] for number in unfinished], prepared, display, stop)
+        return team.from_first(lambda: report(folder, prepared))
 
 
-def prepare(config: TrainConfig) -> ImageData:
-    """Loads the data and checks every name, before anything is written.
-
-    Returns:
-        The images, on the training device.
-
-    Raises:
-        UsageError: naming what cannot be used.
-    """
-    unknown = [method for method in config.methods if method not in METHODS]
-    if unknown:
-        raise UsageError(f"unknown method {unknown[0]!r}; choose from {', '.join(METHODS)}")
+@contextmanager
+def _taken(out: Path, team: Team) -> Iterator[None]:
+    """The folder is this experiment's alone, inside."""
+    lock = ExitStack()
     try:
-        branch_augmentations(config)
-        data = load_data(config.data, config.root, size=config.image_size)
-        data = data.subset(config.train_images, config.test_images, SUBSET_SEED)
-        Architecture.for_data(config.model, config.width, data).build()
-        hold_out(data, config, config.methods[0])
+        team.from_first(lambda: _lock(lock, out))
+        yield
+    finally:
+        lock.close()
+
+
+def _lock(lock: ExitStack, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    lock.enter_context(locked(out))
+
+
+def _opened(folder: ExperimentFolder, prepared: Prepared, display: Display) -> list[int]:
+    """Writes what the folder holds, and gives the numbers of the runs that are not finished."""
+    folder.check()  # another process may have extended it since
+    changed = folder.create(prepared)
+    if prepared.plan != folder.plan:
+        folder.extend(prepared.plan)
+    for note in [*prepared.task.notes, *([f"{folder.path}: {changed}"] if changed else [])]:
+        display.note(note)
+    return [number for number, end in enumerate(folder.ends().values()) if end is None]
+
+
+def _extended(plan: Plan, methods: Sequence[Spec], seeds: Sequence[int], resume: bool) -> Plan:
+    """The plan with more methods and seeds; a resumed extension may have been written down before it was interrupted."""
+    known = {spec.label for spec in plan.methods} if resume else set()
+    try:
+        return plan.extended(
+            tuple(spec for spec in methods if spec.label not in known),
+            tuple(seed for seed in seeds if not (resume and seed in plan.seeds)),
+        )
     except ValueError as error:
         raise UsageError(str(error)) from error
-    return to_device(data, config.device)
+
+
+def _check_may_begin(folder: ExperimentFolder, resume: bool, extend: bool) -> None:
+    if extend and not folder.exists:
+        raise UsageError(f"{folder.path} holds no experiment to extend; name methods with --methods to begin one")
+    if folder.exists and not (resume or extend) and None in folder.ends().values():
+        raise UsageError(
+            f"{folder.path} holds this experiment, unfinished: add --resume to go on, or choose another --out"
+        )
 
 
 @contextmanager
@@ -106,46 +144,23 @@ def cpu_threads(number: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def to_device(data: ImageData, name: str) -> ImageData:
-    """The data on the named device; ``auto`` is CUDA where there is one, else the CPU.
-
-    Raises:
-        UsageError: for a device that is not there, or neither a CPU nor a CUDA one.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.partition(":")[0] not in ("cpu", "cuda"):
-        raise UsageError(f"unknown device {name!r}; choose auto, cpu, cuda or cuda:N")
-    parts = ("train_images", "train_labels", "test_images", "test_labels")
-    try:
-        return replace(data, **{part: getattr(data, part).to(name) for part in parts})
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
-
-
-def _train_all(folder: ExperimentFolder, data: ImageData, display: Display, stop: StopRequest) -> None:
-    config = folder.config
-    open_runs = [run for run, end in folder.ends().items() if end is None]
+def _train_all(
+    folder: ExperimentFolder,
+    open_runs: Sequence[tuple[Spec, int]],
+    prepared: Prepared,
+    display: Display,
+    stop: StopRequest,
+) -> None:
     if not open_runs:
         display.note(f"every run in {folder.path} is finished; nothing to train")
-    trained_on, _ = hold_out(data, config, config.methods[0])
-    minibatches = Batches(trained_on, config, seed=0).per_epoch * config.epochs
     with display:
-        display.begin(minibatches * len(open_runs))
-        for method, seed in open_runs:
-            training = _training(folder, data, method, seed, display)
-            display.run(f"{method}, seed {seed}", training.step)
+        display.begin(len(open_runs))
+        for spec, seed in open_runs:
+            path = folder.run(spec, seed)
+            path.mkdir(parents=True, exist_ok=True)
+            training = Training(prepared, spec, seed, path, display)
+            display.run(f"{spec.label}, seed {seed}", training.step, training.total)
             try:
                 training.train(stop)
             except DivergedError as error:
-                display.note(training.give_up(str(error)).diverged)
-                display.skip(training.total - training.step)
-
-
-def _training(folder: ExperimentFolder, data: ImageData, method: str, seed: int, display: Display) -> Training:
-    path = folder.run(method, seed)
-    path.mkdir(parents=True, exist_ok=True)
-    try:
-        return Training(folder.config, data, method, seed, path, display)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+                display.note(str(training.give_up(str(error)).diverged))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Display(ABC):
-    """Follows an experiment of a known number of minibatches."""
+    """Follows an experiment of a known number of runs, whatever their lengths."""
 
     def __enter__(self) -> Self:
         return self
@@ -22,16 +22,12 @@ class Display(ABC):
         self.close()
 
     @abstractmethod
-    def begin(self, minibatches: int) -> None:
-        """The experiment starts, with this many minibatches over all its runs."""
+    def begin(self, runs: int) -> None:
+        """The experiment starts, with this many runs to train."""
 
     @abstractmethod
-    def run(self, label: str, done: int) -> None:
-        """A run starts, or goes on after ``done`` of its minibatches."""
-
-    @abstractmethod
-    def skip(self, minibatches: int) -> None:
-        """The run has diverged: so many of its minibatches will not be trained on."""
+    def run(self, label: str, done: int, total: int) -> None:
+        """A run of ``total`` minibatches starts, or goes on after ``done`` of them."""
 
     @abstractmethod
     def minibatch(self, loss: float | None) -> None:
@@ -39,7 +35,7 @@ class Display(ABC):
 
     @abstractmethod
     def epoch(self, record: dict[str, Any]) -> None:
-        """An epoch is evaluated."""
+        """The run is evaluated."""
 
     @abstractmethod
     def note(self, text: str) -> None:
@@ -50,8 +46,49 @@ class Display(ABC):
         """The experiment ended, well or not."""
 
 
+class Progressed:
+    """How much of an experiment is done, in runs: all of them have one budget, so all are taken to last equally long.
+
+    Args:
+        runs: to train.
+        clock: gives seconds.
+    """
+
+    def __init__(self, runs: int, clock: Callable[[], float]) -> None:
+        self._runs, self._clock, self._started = runs, clock, clock()
+        self._before, self._skipped, self._begun = 0, 0.0, False
+        self._done, self._total = 0, 1
+
+    def run(self, done: int, total: int) -> None:
+        """The next run begins."""
+        self._before += self._begun
+        self._begun = True
+        self._skipped += done / total
+        self._done, self._total = done, total
+
+    def minibatch(self) -> None:
+        """One more minibatch of the run is trained on."""
+        self._done += 1
+
+    @property
+    def part(self) -> float:
+        """Runs finished so far, with the part of the one that is being trained."""
+        return self._before + self._done / self._total
+
+    def left(self) -> float:
+        """Seconds left, if it goes on as it did."""
+        trained = max(self.part - self._skipped, 1e-9)
+        return (self._clock() - self._started) / trained * (self._runs - self.part)
+
+
+def leading(record: Mapping[str, Any]) -> str:
+    """The metric that leads, of an evaluation."""
+    name, value = next(iter(record["metrics"].items()))
+    return f"{name} {value:.2f}"
+
+
 class Lines(Display):
-    """One line an epoch, for logs and pipes.
+    """One line an evaluation, for logs and pipes.
 
     Args:
         write: takes a line of text.
@@ -62,31 +99,22 @@ class Lines(Display):
         self._write = write
         self._clock = clock
 
-    def begin(self, minibatches: int) -> None:
-        self._left_over = minibatches
-        self._trained = 0
+    def begin(self, runs: int) -> None:
+        self._progress = Progressed(runs, self._clock)
         self._label = ""
-        self._started = self._clock()
 
-    def run(self, label: str, done: int) -> None:
+    def run(self, label: str, done: int, total: int) -> None:
         self._label = label
-        self._left_over -= done
-
-    def skip(self, minibatches: int) -> None:
-        self._left_over -= minibatches
+        self._progress.run(done, total)
 
     def minibatch(self, loss: float | None) -> None:
-        self._left_over -= 1
-        self._trained += 1
+        self._progress.minibatch()
 
     def epoch(self, record: dict[str, Any]) -> None:
+        left = duration(self._progress.left())
         self._write(
-            f"{self._label} | epoch {record['epoch']} | loss {record['train_loss']:.4f} "
-            f"| top-1 {record['top1']:.2f} % | {duration(self._left())} left"
+            f"{self._label} | epoch {record['epoch']:g} | loss {record['train_loss']:.4f} | {leading(record)} | {left} left"
         )
-
-    def _left(self) -> float:
-        return (self._clock() - self._started) / max(1, self._trained) * self._left_over
 
     def note(self, text: str) -> None:
         self._write(text)
@@ -96,32 +124,29 @@ class Lines(Display):
 
 
 class Bar(Display):
-    """A live bar with the run, its loss and last test accuracy, and the time left for the whole experiment."""
+    """A live bar with the run, its loss and its last evaluation, and the time left for the whole experiment."""
 
     def __init__(self, console: Console) -> None:
         self._progress = _progress(console)
-        self._task = self._progress.add_task("", start=False, total=None, loss="–", top1="–")
+        self._task = self._progress.add_task("", start=False, total=None, loss="–", metric="")
 
-    def begin(self, minibatches: int) -> None:
-        self._total = minibatches
-        self._progress.update(self._task, total=minibatches)
+    def begin(self, runs: int) -> None:
+        self._done = Progressed(runs, time.monotonic)
+        self._progress.update(self._task, total=runs)
         self._progress.start_task(self._task)
         self._progress.start()
 
-    def run(self, label: str, done: int) -> None:
-        self._total -= done
-        self._progress.update(self._task, description=label, total=self._total, loss="–", top1="–")
-
-    def skip(self, minibatches: int) -> None:
-        self._total -= minibatches
-        self._progress.update(self._task, total=self._total)
+    def run(self, label: str, done: int, total: int) -> None:
+        self._done.run(done, total)
+        self._progress.update(self._task, description=label, loss="–", metric="")
 
     def minibatch(self, loss: float | None) -> None:
+        self._done.minibatch()
         shown = {} if loss is None else {"loss": f"{loss:.3f}"}
-        self._progress.update(self._task, advance=1, **shown)  # type: ignore[arg-type]
+        self._progress.update(self._task, completed=self._done.part, **shown)  # type: ignore[arg-type]
 
     def epoch(self, record: dict[str, Any]) -> None:
-        self._progress.update(self._task, top1=f"{record['top1']:.2f} %")
+        self._progress.update(self._task, metric=leading(record))
 
     def note(self, text: str) -> None:
         self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -138,12 +163,34 @@ def _progress(console: Console) -> Progress:
         BarColumn(bar_width=None),
         TaskProgressColumn(),
         TextColumn("loss {task.fields[loss]}"),
-        TextColumn("top-1 {task.fields[top1]}"),
+        TextColumn("{task.fields[metric]}"),
         TimeRemainingColumn(compact=True),
         TextColumn("left"),
         console=console,
         transient=True,
     )
+
+
+class Silent(Display):
+    """On the processes that show nothing."""
+
+    def begin(self, runs: int) -> None:
+        """Shows nothing, as all of these."""
+
+    def run(self, label: str, done: int, total: int) -> None:
+        """See `begin`."""
+
+    def minibatch(self, loss: float | None) -> None:
+        """See `begin`."""
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """See `begin`."""
+
+    def note(self, text: str) -> None:
+        """See `begin`."""
+
+    def close(self) -> None:
+        """See `begin`."""
 
 
 def display_for(console: Console) -> Display:

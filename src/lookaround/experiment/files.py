@@ -9,7 +9,7 @@ from typing import Any
 from lookaround.files import atomic
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Puts ``content`` at ``path`` in one step: a reader, or a process killed half-way, leaves the old file or the new.
 
     Raises:

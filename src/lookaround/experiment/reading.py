@@ -113,8 +113,8 @@ def read_folder(path: Path) -> Experiment:
 
 
 def _planned(saved: Mapping[str, Any]) -> dict[str, int]:
-    """The places of the methods in the plan; none where it does not list them as text."""
-    plan = saved.get("plan")
+    """The places of the methods in the experiment's options; none where it does not list them as text."""
+    plan = saved.get("options")
     methods = plan.get("methods") if isinstance(plan, dict) else None
     listed = [method for method in methods if isinstance(method, str)] if isinstance(methods, list) else []
     return {method: place for place, method in enumerate(listed)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -42,8 +42,8 @@ class Records:
         self._file.write(_line(record))
         self._file.flush()
         os.fsync(self._file.fileno())
-        for name, value in record.items():
-            if name != "step" and value is not None:
+        for name, value in flat(record):
+            if name != "step":
                 self._events.add_scalar(name, value, record["step"])
         self._events.flush()
 
@@ -57,6 +57,19 @@ class Records:
             self._file.close()  # on a full disk it tries again to write what it still has
         finally:
             self._events.close()
+
+
+class NoRecords:
+    """On the processes that do not report."""
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Nothing is written."""
+
+    def __enter__(self) -> NoRecords:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -73,6 +86,15 @@ def read_records(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return records
+
+
+def flat(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """The numbers of a record by name, those inside others as ``metrics/top1``."""
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}/{inner}", number) for inner, number in flat(value))
+        else:
+            yield name, value
 
 
 def _line(record: Mapping[str, Any]) -> str:

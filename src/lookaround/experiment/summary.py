@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lookaround.experiment.results import Divergence, Result
+from lookaround.experiment.results import Result
+from lookaround.tasks.base import Metric
 
 
 @dataclass(frozen=True)
@@ -44,60 +45,50 @@ class Row:
     method: str
     seeds: int
     diverged: int
-    top1: Spread | None
-    top5: Spread | None
-    nll: Spread | None
+    metrics: Mapping[str, Spread]
+    spent: int | None
     gradient_evaluations: int | None
     forward_passes: int | None
     seconds: Spread | None
 
 
-def summarize(ends: Sequence[Result | Divergence]) -> list[Row]:
+def summarize(ends: Sequence[Result]) -> list[Row]:
     """A row for each method, in the order in which the methods first appear, from how its runs ended."""
-    return [_row(method, [end for end in ends if end.method == method]) for method in _methods(ends)]
+    methods = dict.fromkeys(end.method for end in ends)
+    return [_row(method, [end for end in ends if end.method == method]) for method in methods]
 
 
-def _methods(ends: Sequence[Result | Divergence]) -> list[str]:
-    return list(dict.fromkeys(end.method for end in ends))
-
-
-def _row(method: str, ends: Sequence[Result | Divergence]) -> Row:
-    results = [end for end in ends if isinstance(end, Result)]
+def _row(method: str, ends: Sequence[Result]) -> Row:
+    results = [end for end in ends if end.metrics is not None]
+    reached = [end.metrics for end in ends if end.metrics is not None]
+    last = results[0] if results else None
     return Row(
         method=method,
         seeds=len(results),
         diverged=len(ends) - len(results),
-        top1=_spread([result.top1 for result in results]),
-        top5=_spread([result.top5 for result in results if result.top5 is not None]),
-        nll=_spread([result.nll for result in results]),
-        gradient_evaluations=results[0].gradient_evaluations if results else None,
-        forward_passes=results[0].forward_passes if results else None,
-        seconds=_spread([result.seconds for result in results]),
+        metrics={name: Spread.of([found[name] for found in reached]) for name in (reached[0] if reached else ())},
+        spent=None if last is None else last.spent,
+        gradient_evaluations=None if last is None else last.gradient_evaluations,
+        forward_passes=None if last is None else last.forward_passes,
+        seconds=Spread.of([result.seconds for result in results]) if results else None,
     )
 
 
-def _spread(values: Sequence[float]) -> Spread | None:
-    return Spread.of(values) if values else None
+def table_cells(rows: Sequence[Row], metrics: Sequence[Metric], unit: str) -> tuple[list[str], list[list[str]]]:
+    """The header and the lines of the table, as text.
 
-
-def table(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table with aligned columns, which reads as well in a terminal.
-
-    T-budget is gradient evaluations of a minibatch in one run, I-budget forward passes for one prediction.
+    The unit's column is what a run has used of the budget; I-budget, shown where it differs from 1, is forward passes for one
+    prediction.
     """
-    header = ["method", "top-1 %", "top-5 %", "NLL", "T-budget", "I-budget", "seconds"]
-    cells = [header, *map(_cells, rows)]
-    if all(row.top5 is None for row in rows):
-        cells = [[*line[:2], *line[3:]] for line in cells]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    return "\n".join(_aligned(line, widths) for line in [cells[0], rule, *cells[1:]])
+    ensembles = any(row.forward_passes not in (1, None) for row in rows)
+    header = ["method", *(metric.title for metric in metrics), unit, *(["I-budget"] if ensembles else []), "seconds"]
+    return header, [_cells(row, metrics, ensembles) for row in rows]
 
 
-def _cells(row: Row) -> list[str]:
-    spreads = [(row.top1, ".2f"), (row.top5, ".2f"), (row.nll, ".4f")]
-    budgets = [(row.gradient_evaluations, ","), (row.forward_passes, ""), (row.seconds, ".1f")]
-    return [_label(row), *(_cell(value, spec) for value, spec in [*spreads, *budgets])]
+def _cells(row: Row, metrics: Sequence[Metric], ensembles: bool) -> list[str]:
+    found = [_cell(row.metrics.get(metric.name), f".{metric.digits}f") for metric in metrics]
+    passes = [_cell(row.forward_passes, "")] if ensembles else []
+    return [_label(row), *found, _cell(row.spent, ","), *passes, _cell(row.seconds, ".1f")]
 
 
 def _label(row: Row) -> str:
@@ -107,8 +98,3 @@ def _label(row: Row) -> str:
 
 def _cell(value: Spread | int | None, spec: str) -> str:
     return "–" if value is None else format(value, spec)
-
-
-def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
-    numbers = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
-    return f"| {' | '.join([cells[0].ljust(widths[0]), *numbers])} |"

@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from lookaround.errors import DivergedError, InterruptedRunError
-from lookaround.experiment.batches import Batches, Minibatch, stream_seed
 from lookaround.experiment.checkpoints import (
     damaged,
     load_checkpoint,
@@ -24,18 +22,18 @@ from lookaround.experiment.checkpoints import (
     restore_random_state,
     save_checkpoint,
 )
-from lookaround.experiment.config import TrainConfig
 from lookaround.experiment.display import Display
-from lookaround.experiment.evaluation import Predict, Scores, evaluate
 from lookaround.experiment.files import write_json
-from lookaround.experiment.holdout import hold_out
+from lookaround.experiment.folder import task_digest
 from lookaround.experiment.interrupts import StopRequest
-from lookaround.experiment.methods import METHODS, Method, Setting
-from lookaround.experiment.networks import Architecture, save_network
-from lookaround.experiment.records import Records
-from lookaround.experiment.results import CHECKPOINT, MEMBER, NETWORK, RESULT, Divergence, Result
+from lookaround.experiment.records import NoRecords, Records
+from lookaround.experiment.results import CHECKPOINT, MEMBER, NETWORK, RESULT, Result
+from lookaround.experiment.running import Prepared, new_method, new_network
+from lookaround.methods import Spec
+from lookaround.methods.trajectory import Branches
 from lookaround.optim.checks import NotFiniteError
-from lookaround.tasks.vision.data import ImageData
+from lookaround.tasks.base import Minibatch, Predict
+from lookaround.tasks.streams import stream_seed
 
 # Minibatches between two looks at the loss on an accelerator, which has to finish its queue for each.
 _LOOK_EVERY = 20
@@ -45,60 +43,51 @@ class Training:
     """One run, in its own folder.
 
     Args:
-        config: of the experiment.
-        data: images on the training device.
-        method: name of the method.
+        prepared: the experiment, its data loaded.
+        spec: the method.
         seed: decides initial weights, minibatches and augmented copies; the method does not.
         folder: of the run; it exists. A checkpoint in it is gone on from.
         display: follows the run.
 
     Raises:
-        UsageError: for a checkpoint that cannot be used.
-        ValueError: for settings that the network or the method refuses.
+        UsageError: for a checkpoint that cannot be used, or settings that the method refuses.
     """
 
-    def __init__(
-        self, config: TrainConfig, data: ImageData, method: str, seed: int, folder: Path, display: Display
-    ) -> None:
-        self.config = config
-        self.data, self.held_out = hold_out(data, config, method)
-        self.device = data.train_images.device
-        self.name, self.seed = method, seed
+    def __init__(self, prepared: Prepared, spec: Spec, seed: int, folder: Path, display: Display) -> None:
+        self.prepared, self.task = prepared, prepared.task
+        self.label, self.seed = spec.label, seed
         self.folder = folder
         self.display = display
-        self.batches = Batches(self.data, config, seed)
-        self.architecture = Architecture.for_data(config.model, config.width, self.data)
-        torch.manual_seed(stream_seed(seed, "weights"))
-        self.model = self._network()
-        self.method: Method = METHODS[method](self._setting())
-        torch.manual_seed(stream_seed(seed, "training"))
+        self.team = prepared.team
+        self.model = new_network(prepared, seed)
+        self.method, self.resolved = new_method(prepared, spec, seed, self.model)
+        self.batches, self.total = self.method.setup.batches, self.method.setup.total
+        torch.manual_seed(self._training_seed())
         self.step = 0
-        self._epoch = 0
-        self.tally = torch.zeros(2, dtype=torch.float64, device=self.device)
+        self.tally = torch.zeros(2, dtype=torch.float64, device=self.task.device)
+        self._ends = self._evaluation_steps()
         self._started = time.perf_counter()
         if self._checkpoint.exists():
             self._restore(load_checkpoint(self._checkpoint))
 
-    def _network(self) -> nn.Module:
-        layout = torch.channels_last if self.config.channels_last else torch.preserve_format
-        model = self.architecture.build().to(self.device, memory_format=layout)  # type: ignore[call-overload]
-        assert isinstance(model, nn.Module)
-        if self.config.compile:
-            model.compile()
-        return model
+    def _training_seed(self) -> int:
+        """Of what is random inside a network. Processes that share the work draw numbers of their own."""
+        own = (self.team.rank,) if self.method.spread and not self.team.first else ()
+        return stream_seed(self.seed, "training", *own)
 
-    def _setting(self) -> Setting:
-        held_out = None if self.held_out is None else self._validate
-        return Setting(self.model, self.config, self._loss, self.batches, held_out)
-
-    @property
-    def total(self) -> int:
-        """Minibatches of the whole run."""
-        return self.config.epochs * self.batches.per_epoch
+    def _evaluation_steps(self) -> list[int]:
+        """After how many minibatches the run is evaluated: evenly spread, the last at its end."""
+        count = self.prepared.plan.budget.evaluations or max(1, round(self.prepared.epochs))
+        return sorted({max(1, round(part * self.total / count)) for part in range(1, count + 1)})
 
     @property
     def _checkpoint(self) -> Path:
         return self.folder / CHECKPOINT
+
+    @property
+    def epoch(self) -> float:
+        """Epochs of the budget so far."""
+        return self.step * self.prepared.epochs / self.total
 
     def train(self, stop: StopRequest) -> Result:
         """Trains to the end, and leaves result, network and checkpoint in the folder.
@@ -111,37 +100,39 @@ class Training:
             DivergedError: when the loss is no longer finite.
             OSError: when a file cannot be written.
         """
-        with Records(self.folder, self.step) as records:
-            while self.step < self.total:
-                self._train_epoch(records, stop)
+        with Records(self.folder, self.step) if self.team.first else NoRecords() as records:
+            for end in self._ends:
+                if end > self.step:
+                    self._train_until(end, records, stop)
         return self._finish()
 
-    def _train_epoch(self, records: Records, stop: StopRequest) -> None:
-        self._epoch, start = divmod(self.step, self.batches.per_epoch)
-        for minibatch in self.batches.epoch(self._epoch, start):
-            self._train_minibatch(minibatch)
-            # The last minibatch's checkpoint comes after the epoch's record, or a kill in between would lose the record.
-            if self.step % self.batches.per_epoch:
+    def _train_until(self, end: int, records: Records | NoRecords, stop: StopRequest) -> None:
+        while self.step < end:
+            self._train_minibatch(Minibatch(self.batches, self.step))
+            # The last minibatch's checkpoint comes after the record, or a kill in between would lose the record.
+            if self.step < end:
                 self._save_if_due(stop)
-        records.write(self._record(self._epoch))
+        records.write(self._record())
         self.tally.zero_()
         self.save()
         self._stop_if_asked(stop)
 
     def _train_minibatch(self, minibatch: Minibatch) -> None:
-        self.method.scale_learning_rate(self.method.learning_rate_factor(self.step, self.batches.per_epoch))
+        self.method.scale_learning_rate(self.method.learning_rate_factor(self.step))
         with self._divergence_named():
             losses = self.method.train_minibatch(minibatch)
-        look = self.device.type == "cpu" or (self.step + 1) % _LOOK_EVERY == 0
+        look = self.task.device.type == "cpu" or (self.step + 1) % _LOOK_EVERY == 0
         shown = self._look(losses) if look else None
         finite = losses.isfinite()
         self.tally += torch.stack([losses.where(finite, 0.0).sum(), finite.sum()])
         self.step += 1
         self.display.minibatch(shown)
 
-    def _look(self, losses: Tensor) -> float:
+    def _look(self, losses: Tensor) -> float | None:
         """The mean loss over the copies; one branch may fail and be restarted by its method, all of them may not."""
         finite = [loss for loss in losses.tolist() if math.isfinite(loss)]
+        if self.method.spread:  # others may be well; the average finds out whether any is
+            return statistics.fmean(finite) if finite else None
         if not finite:
             raise self._diverged("the training loss")
         return statistics.fmean(finite)
@@ -156,52 +147,52 @@ class Training:
 
     def _diverged(self, what: str) -> DivergedError:
         return DivergedError(
-            f"{self.name} with seed {self.seed} diverged: {what} is not finite in epoch {self._epoch + 1}; "
+            f"{self.label} with seed {self.seed} diverged: {what} is not finite in epoch {math.floor(self.epoch) + 1}; "
             "try a lower learning rate or a longer warm-up"
         )
 
     def _save_if_due(self, stop: StopRequest) -> None:
-        every = self.config.checkpoint_every
-        if (every and self.step % every == 0) or stop() is not None:
+        every = self.prepared.plan.machine.checkpoint_every
+        number = self.team.agreed(stop())
+        if (every and self.step % every == 0) or number is not None:
             self.save()
-        self._stop_if_asked(stop)
+        self._stop(number)
 
     def _stop_if_asked(self, stop: StopRequest) -> None:
-        number = stop()
+        self._stop(self.team.agreed(stop()))
+
+    def _stop(self, number: int | None) -> None:
         if number is not None:
-            raise InterruptedRunError(f"{self.name} with seed {self.seed} is saved at minibatch {self.step}", number)
+            raise InterruptedRunError(f"{self.label} with seed {self.seed} is saved at minibatch {self.step}", number)
 
-    def _loss(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp):
-            logits = model(images)
-        return F.cross_entropy(logits.float(), labels, label_smoothing=self.config.label_smoothing)
-
-    def _evaluate(self, images: Tensor, labels: Tensor) -> Scores:
-        with self._divergence_named(), self.method.evaluation() as predict:
-            scores = self._scores(predict, images, labels)
-        if not math.isfinite(scores.nll):
+    def _evaluate(self, predict: Predict, split: str) -> dict[str, float]:
+        scores = self.prepared.scores(predict, split)
+        if not all(map(math.isfinite, scores.values())):
             raise self._diverged("the loss of the averaged weights")
         return scores
 
-    def _validate(self, predict: Predict) -> Scores:
-        assert self.held_out is not None
-        return self._scores(predict, *self.held_out)
+    def _averaged(self, split: str) -> dict[str, float]:
+        with self._divergence_named(), self.method.evaluation() as predict:
+            return self._evaluate(predict, split)
 
-    def _scores(self, predict: Predict, images: Tensor, labels: Tensor) -> Scores:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.amp):
-            size = self.config.eval_batch_size
-            return evaluate(predict, images, labels, prepare=self.batches.prepare, batch_size=size)
-
-    def _record(self, epoch: int) -> dict[str, Any]:
-        loss, count = self.tally.tolist()
-        record: dict[str, Any] = {"step": self.step, "epoch": epoch + 1, "train_loss": loss / count}
-        record |= asdict(self._evaluate(self.data.test_images, self.data.test_labels))
-        if self.config.eval_train_loss:
-            record["clean_train_loss"] = self._evaluate(self.data.train_images, self.data.train_labels).nll
-        record["gradient_evaluations"] = self.method.gradient_evaluations
-        record["seconds"] = round(self._seconds(), 3)
+    def _record(self) -> dict[str, Any]:
+        loss, count = (self.team.total(self.tally) if self.method.spread else self.tally).tolist()
+        budget = self.prepared.plan.budget
+        record: dict[str, Any] = {"step": self.step, "epoch": round(self.epoch, 6), "train_loss": loss / count}
+        record["metrics"] = self._averaged(budget.score)
+        if budget.plain:
+            with self.method.plain() as predict:
+                record["plain"] = self._evaluate(predict, budget.score)
+        if budget.eval_train:
+            record["train"] = self._averaged("train")
+        record |= self._cost()
         self.display.epoch(record)
         return record
+
+    def _cost(self) -> dict[str, Any]:
+        cost = torch.tensor([self.method.cost.units, self.method.cost.gradients])
+        units, gradients = (self.team.total(cost) if self.method.spread else cost).tolist()
+        return {"spent": units, "gradient_evaluations": gradients, "seconds": round(self._seconds(), 3)}
 
     def _seconds(self) -> float:
         return time.perf_counter() - self._started
@@ -209,52 +200,81 @@ class Training:
     def _finish(self) -> Result:
         with self._divergence_named():
             self.method.finish()
-        scores = self._evaluate(self.data.test_images, self.data.test_labels)
+        metrics = self._averaged(self.prepared.plan.budget.score)
+        if self.team.first:
+            self._write_networks()
+        return self._result(metrics, None)
+
+    def _write_networks(self) -> None:
+        notes = {"method": self.label, "seed": str(self.seed)}
+        self.task.save(self.folder / NETWORK, self.model, notes)
+        for number, member in enumerate(self.method.members(), start=1):
+            self.task.save(self.folder / MEMBER.format(number), member, notes)
+
+    def give_up(self, reason: str) -> Result:
+        """Leaves in the folder that the run has diverged; its records and its last checkpoint stay beside that."""
+        return self._result(None, reason)
+
+    def _result(self, metrics: Mapping[str, float] | None, diverged: str | None) -> Result:
         result = Result(
-            self.name,
-            self.seed,
-            scores.top1,
-            scores.top5,
-            scores.nll,
-            self.method.gradient_evaluations,
-            self.method.forward_passes,
-            round(self._seconds(), 3),
+            method=self.label,
+            settings=self.resolved.as_json(),
+            seed=self.seed,
+            task=task_digest(self.task.identity()),
+            split=self.prepared.plan.budget.score,
+            metrics=metrics,
+            diverged=diverged,
+            unit=self.task.unit,
+            budget=self.prepared.budget,
+            forward_passes=self.method.forward_passes,
+            **self._cost(),
         )
-        notes = {"method": self.name, "seed": str(self.seed), "data": self.data.name}
-        save_network(self.folder / NETWORK, self.model, self.architecture, notes)
-        for index, member in enumerate(self.method.members()):
-            save_network(self.folder / MEMBER.format(index), member, self.architecture, notes)
-        write_json(self.folder / RESULT, asdict(result))
+        if self.team.first:
+            write_json(self.folder / RESULT, asdict(result))
         return result
 
-    def give_up(self, reason: str) -> Divergence:
-        """Leaves in the folder that the run has diverged; its records and its last checkpoint stay beside that."""
-        divergence = Divergence(
-            self.name, self.seed, reason, self.method.gradient_evaluations, round(self._seconds(), 3)
-        )
-        write_json(self.folder / RESULT, asdict(divergence))
-        return divergence
-
     def save(self) -> None:
-        """Saves all that is needed to go on from here bit for bit."""
+        """Saves all that is needed to go on from here bit for bit, on as many processes; the first one writes."""
+        method = self._method_state()
+        random = self.team.gathered(random_state())
+        tally = self.team.total(self.tally) if self.method.spread else self.tally
+        if not self.team.first:
+            return
         state = {
             "step": self.step,
             "seconds": self._seconds(),
-            "tally": self.tally,
+            "tally": tally,
             "model": self.model.state_dict(),
-            "method": self.method.state_dict(),
-            "random": random_state(),
+            "method": method,
+            "random": random[0],
+            "random_of_others": random[1:] if self.method.spread else [],
         }
         save_checkpoint(self._checkpoint, state)
+
+    def _method_state(self) -> dict[str, Any]:
+        """The method's state as one process has it, whatever the number of processes; of use on the first alone."""
+        if not self.method.spread:
+            return self.method.state_dict()
+        assert isinstance(self.method, Branches)
+        parts = self.team.gathered(self.method.part_state_dict())
+        return self.method.whole_state_dict(parts) if parts else {}
+
+    def _restore_random(self, state: Mapping[str, Any]) -> None:
+        """Each process its own, where as many have saved."""
+        others = state.get("random_of_others", [])
+        if self.team.first or not self.method.spread:
+            restore_random_state(state["random"])
+        elif len(others) == self.team.size - 1:
+            restore_random_state(others[self.team.rank - 1])
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         try:
             self.model.load_state_dict(state["model"])
             self.method.load_state_dict(state["method"])
-            restore_random_state(state["random"])
-            self.tally.copy_(state["tally"])
+            self._restore_random(state)
+            if self.team.first or not self.method.spread:
+                self.tally.copy_(state["tally"])
             self.step = int(state["step"])
-            self._epoch = max(0, self.step - 1) // self.batches.per_epoch
             self._started -= float(state["seconds"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise damaged(self._checkpoint, error) from error

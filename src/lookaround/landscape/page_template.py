@@ -8,7 +8,7 @@ TEMPLATE = r"""<!doctype html>
 <style>
   body { margin: 0; font: 15px/1.4 system-ui, sans-serif; color: #222; background: #fff; display: flex; flex-direction: column;
          height: 100vh; }
-  header, footer { padding: 10px 16px; display: flex; gap: 20px; align-items: baseline; flex-wrap: wrap; }
+  header, footer { padding: 10px 16px; display: flex; gap: 4px 20px; align-items: baseline; flex-wrap: wrap; }
   h1 { font-size: 17px; margin: 0; }
   footer { color: #555; font-size: 13px; }
   canvas { flex: 1; min-height: 0; width: 100%; cursor: grab; touch-action: none; outline-offset: -2px; }
@@ -32,7 +32,10 @@ const nx = data.xs.length, ny = data.ys.length;
 const home = { azimuth: -0.9, elevation: 0.65, zoom: 1 };
 const view = { ...home };
 const ramp = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
-let scaled = [], low = 0, high = 1, screen = [], hovered = null;
+const font = "13px system-ui, sans-serif";
+// How much nearer the surface has to be to hide a mark that lies on it, in lengths of the plane's longer side.
+const margin = 0.03;
+let scaled = [], low = 0, high = 1, screen = [], triangles = [], labels = [], hovered = null;
 
 const losses = data.loss.flat().filter(v => v !== null && v > 0);
 log.checked = losses.length === data.loss.flat().filter(v => v !== null).length
@@ -80,40 +83,83 @@ function heightAt(x, y) {
   return part((1 - fy) * ((1 - fx) * a + fx * b) + fy * ((1 - fx) * c + fx * d));
 }
 
+function place() {
+  screen = scaled.map((row, j) => row.map((v, i) => v === null ? null : project(data.xs[i], data.ys[j], part(v))));
+  triangles = [];
+  for (let j = 0; j + 1 < ny; j++) for (let i = 0; i + 1 < nx; i++) {
+    const [a, b, c, d] = [screen[j][i], screen[j][i + 1], screen[j + 1][i + 1], screen[j + 1][i]];
+    if (a && b && c && d) triangles.push([a, b, c], [a, c, d]);
+  }
+}
+
 function draw() {
   const ratio = window.devicePixelRatio || 1;
   canvas.width = canvas.clientWidth * ratio; canvas.height = canvas.clientHeight * ratio;
   pen.setTransform(ratio, 0, 0, ratio, 0, 0);
   pen.clearRect(0, 0, canvas.clientWidth, canvas.clientHeight);
-  screen = scaled.map((row, j) => row.map((v, i) => v === null ? null : project(data.xs[i], data.ys[j], part(v))));
+  pen.font = font;
+  place();
   drawFloor();
   drawSurface();
+  drawAxes();
+  drawKey();
   drawMarks();
   drawHovered();
-  drawKey();
+}
+
+// Whether the surface passes between the eye and a place: a triangle over it that is nearer there.
+function hidden(at) {
+  return triangles.some(([a, b, c]) => {
+    if (Math.min(a.x, b.x, c.x) > at.x || Math.max(a.x, b.x, c.x) < at.x) return false;
+    if (Math.min(a.y, b.y, c.y) > at.y || Math.max(a.y, b.y, c.y) < at.y) return false;
+    const area = (b.x - a.x) * (c.y - a.y) - (c.x - a.x) * (b.y - a.y);
+    if (!area) return false;
+    const v = ((at.x - a.x) * (c.y - a.y) - (c.x - a.x) * (at.y - a.y)) / area;
+    const w = ((b.x - a.x) * (at.y - a.y) - (at.x - a.x) * (b.y - a.y)) / area;
+    return v >= 0 && w >= 0 && v + w <= 1 && a.depth + v * (b.depth - a.depth) + w * (c.depth - a.depth) < at.depth - margin;
+  });
 }
 
 function drawKey() {
-  const steps = 40, length = 160, left = 20, bottom = canvas.clientHeight - 24;
+  const steps = 40, length = 120, left = 16, top = 34;
   const text = v => (choice.value === "loss" && log.checked ? 10 ** v : v).toPrecision(3);
   for (let i = 0; i < steps; i++) {
-    pen.fillStyle = colour((i + 0.5) / steps);
-    pen.fillRect(left, bottom - length * (i + 1) / steps, 14, length / steps + 1);
+    pen.fillStyle = colour(1 - (i + 0.5) / steps);
+    pen.fillRect(left, top + length * i / steps, 14, length / steps + 1);
   }
   pen.fillStyle = "#222"; pen.textAlign = "left";
-  pen.fillText(text(low), left + 20, bottom);
-  pen.fillText(text(high), left + 20, bottom - length + 10);
-  pen.fillText(choice.value === "loss" ? "loss" : "accuracy, %", left, bottom - length - 10);
+  pen.fillText(choice.value === "loss" ? "loss" : "accuracy, %", left, top - 10);
+  pen.fillText(text(high), left + 20, top + 10);
+  pen.fillText(text(low), left + 20, top + length);
 }
 
-function drawFloor() {
+const floor = () => {
   const [x0, x1, y0, y1] = [data.xs[0], data.xs[nx - 1], data.ys[0], data.ys[ny - 1]];
-  const corners = [[x0, y0], [x1, y0], [x1, y1], [x0, y1]].map(([x, y]) => project(x, y, -0.12));
-  path(corners, true); pen.strokeStyle = "#999"; pen.lineWidth = 1; pen.stroke();
-  pen.fillStyle = "#555"; pen.font = "13px system-ui, sans-serif"; pen.textAlign = "center";
-  const label = (a, b, text) => pen.fillText(text, (corners[a].x + corners[b].x) / 2, (corners[a].y + corners[b].y) / 2 + 16);
-  label(0, 1, `${data.axes[0]}: ${x0.toPrecision(3)} to ${x1.toPrecision(3)}`);
-  label(1, 2, `${data.axes[1]}: ${y0.toPrecision(3)} to ${y1.toPrecision(3)}`);
+  return [[x0, y0], [x1, y0], [x1, y1], [x0, y1]].map(([x, y]) => project(x, y, -0.12));
+};
+
+function drawFloor() {
+  path(floor(), true); pen.strokeStyle = "#999"; pen.lineWidth = 1; pen.stroke();
+}
+
+// Below the nearer of each axis's two sides, on its outer side, and inside the canvas.
+function drawAxes() {
+  const corners = floor();
+  const label = (sides, axis, ends) => {
+    const [a, b] = sides.map(side => side.map(i => corners[i])).sort((p, q) => p[0].depth + p[1].depth - q[0].depth - q[1].depth)[0];
+    const text = `${data.axes[axis]}: ${ends[0].toPrecision(3)} to ${ends[ends.length - 1].toPrecision(3)}`;
+    const width = pen.measureText(text).width, middle = (a.x + b.x) / 2;
+    const x = middle < canvas.clientWidth / 2 ? middle - width - 6 : middle + 6;
+    write(text, Math.max(4, Math.min(x, canvas.clientWidth - 4 - width)), (a.y + b.y) / 2 + 16, "#555");
+  };
+  label([[0, 1], [3, 2]], 0, data.xs);
+  label([[1, 2], [0, 3]], 1, data.ys);
+}
+
+function write(text, x, y, colour) {
+  pen.textAlign = "left";
+  pen.strokeStyle = "#fff"; pen.lineWidth = 3; pen.strokeText(text, x, y);
+  pen.fillStyle = colour; pen.fillText(text, x, y);
 }
 
 function drawSurface() {
@@ -139,20 +185,49 @@ function path(corners, close) {
   if (close) pen.closePath();
 }
 
+const lift = (x, y) => project(x, y, heightAt(x, y) + 0.01);
+
+// The trajectory as far as it can be seen, in pieces: each is drawn twice, as a white line with a black one in it.
+function drawTrajectory() {
+  const pieces = [[]], steps = 12;
+  data.trajectory.slice(1).forEach(([x1, y1], n) => {
+    const [x0, y0] = data.trajectory[n];
+    for (let t = n ? 1 : 0; t <= steps; t++) {
+      const at = lift(x0 + (x1 - x0) * t / steps, y0 + (y1 - y0) * t / steps);
+      if (hidden(at)) pieces.push([]); else pieces[pieces.length - 1].push(at);
+    }
+  });
+  for (const [style, width] of [["#fff", 4], ["#111", 1.8]]) for (const piece of pieces) {
+    path(piece, false); pen.strokeStyle = style; pen.lineWidth = width; pen.stroke();
+  }
+}
+
 function drawMarks() {
-  const lift = (x, y) => project(x, y, heightAt(x, y) + 0.01);
-  if (data.trajectory.length) {
-    path(data.trajectory.map(([x, y]) => lift(x, y)), false);
-    pen.strokeStyle = "#fff"; pen.lineWidth = 4; pen.stroke();
-    pen.strokeStyle = "#111"; pen.lineWidth = 1.8; pen.stroke();
+  drawTrajectory();
+  const seen = data.points.map(point => ({ name: point.name, at: lift(point.x, point.y) })).filter(({ at }) => !hidden(at));
+  for (const { at } of seen) dot(at, "#fff");
+  labels = [];
+  for (const { name, at } of seen) {
+    const label = free(at, name);
+    labels.push(label);
+    write(label.text, label.x, label.y + 11, "#111");
   }
-  pen.textAlign = "left";
-  for (const point of data.points) {
-    const at = lift(point.x, point.y);
-    dot(at, "#fff");
-    pen.strokeStyle = "#fff"; pen.lineWidth = 3; pen.strokeText(point.name, at.x + 9, at.y - 7);
-    pen.fillStyle = "#111"; pen.fillText(point.name, at.x + 9, at.y - 7);
-  }
+}
+
+// A box for a name beside its mark: inside the canvas, and off the names before it if there is room within a few lines.
+function free(at, name) {
+  const height = 15, room = canvas.clientWidth - 8;
+  let text = name;
+  while (pen.measureText(text).width > room && text.length > 2) text = text.slice(0, -2) + "…";
+  const width = pen.measureText(text).width;
+  const boxes = [];
+  for (const line of [-1, 0, -2, 1, -3, 2, -4, 3, -5, 4]) for (const x of [at.x + 9, at.x - 9 - width]) boxes.push({
+    name, text, width, height,
+    x: Math.max(4, Math.min(x, canvas.clientWidth - 4 - width)),
+    y: Math.max(0, Math.min(at.y - 3 + line * height, canvas.clientHeight - height)),
+  });
+  const clear = (a, b) => a.x + a.width < b.x || b.x + b.width < a.x || a.y + a.height <= b.y || b.y + b.height <= a.y;
+  return boxes.find(box => labels.every(other => clear(box, other))) || boxes[0];
 }
 
 function dot(at, fill) {
@@ -161,7 +236,8 @@ function dot(at, fill) {
 }
 
 function drawHovered() {
-  if (hovered && screen[hovered.j][hovered.i]) dot(screen[hovered.j][hovered.i], "#D55E00");
+  const at = hovered && screen[hovered.j][hovered.i];
+  if (at && !hidden(at)) dot(at, "#D55E00");
 }
 
 const digits = v => v === null ? "not finite" : Number(v.toPrecision(6)).toString();
@@ -212,7 +288,20 @@ canvas.addEventListener("keydown", e => {
 choice.addEventListener("change", rescale);
 log.addEventListener("change", rescale);
 window.addEventListener("resize", draw);
+
+// Of four sides, the first from which most marks can be seen.
+function chooseSide() {
+  const count = turns => {
+    view.azimuth = -0.9 + turns * Math.PI / 2;
+    place();
+    return data.points.filter(point => !hidden(lift(point.x, point.y))).length;
+  };
+  const counts = [0, 1, 2, 3].map(count);
+  home.azimuth = view.azimuth = -0.9 + counts.indexOf(Math.max(...counts)) * Math.PI / 2;
+}
 rescale();
+chooseSide();
+draw();
 </script>
 </html>
 """

@@ -228,13 +228,15 @@ class Recorder:
     def _point(self, branch: int) -> _Point:
         """A branch's weights and buffers, out of the model or from where it waits."""
         state, name = self._optimizer.state, self._optimizer.name
-        waiting = state.get(f"{name}.branch.{branch}.weights", {})
-        groups = self._optimizer.param_groups
-        places = {parameter: i for i, parameter in enumerate(p for group in groups for p in group["params"])}
-        weights = flatten([waiting.get(places.get(p), p).to(p.device) for p in self._model.parameters()])
+        head = f"{name}.branch.{(branch - self._get('branch')) % self._get('branches')}."
+        trained = {parameter for group in self._optimizer.param_groups for parameter in group["params"]}
+        entries = {p: state.get(p, {}) if p in trained else {} for p in self._model.parameters()}
+        weights = flatten([entry.get(f"{head}weights", p).to(p.device) for p, entry in entries.items()])
         buffers = {key: b.detach().clone() for key, b in self._model.named_buffers()}
-        own = state.get(f"{name}.branch.{branch}.buffers", {})
-        buffers.update({key.removeprefix("module."): b for key, b in own.items()})
+        own = f"{head}buffers."
+        for entry in entries.values():
+            found = {key.removeprefix(own): value for key, value in entry.items() if key.startswith(own)}
+            buffers.update({key.removeprefix("module."): value for key, value in found.items()})
         return _Point(weights, {key: b.to(weights.device) for key, b in buffers.items()})
 
     def _alpha(self) -> float | Tensor:

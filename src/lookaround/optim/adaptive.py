@@ -1,15 +1,12 @@
 """Lookahead's adaptive α: the slow weights' best step on a local quadratic (Zhang et al. 2019, section 2.1, Proposition 1)."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lookaround.tensors import blocks, local
-
-if TYPE_CHECKING:
-    from lookaround.optim.wrapper import Wrapper
 
 # Decay of the running average of squared gradients where the inner optimizer keeps none: Adam's default for the same quantity.
 _DECAY = 0.999
@@ -68,53 +65,59 @@ def _everywhere(value: Tensor, tensors: Sequence[Tensor]) -> float:
     return float(value)
 
 
-def observe(wrapper: "Wrapper") -> None:
-    """Bring our running averages of squared gradients up to date, for the parameters whose inner optimizer keeps none."""
-    for index, (param, _) in enumerate(_with_group(wrapper)):
-        if param.grad is not None and _moment(wrapper, param) is None:
-            _update_own(wrapper, index, param.grad)
+class Fisher:
+    """The diagonal empirical Fisher of each parameter: the inner optimizer's second moment, or an average of our own where it has none.
+
+    Args:
+        own: where our averages and their counts stand, by label and parameter.
+    """
+
+    def __init__(self, own: dict[str, dict[Tensor, Any]]) -> None:
+        self._own = own
+
+    @torch.no_grad()
+    def observe(self, params: Sequence[Tensor], state: Mapping[Tensor, Any]) -> None:
+        """Bring our running averages of squared gradients up to date."""
+        for param in params:
+            if param.grad is not None and _moment(state, param) is None:
+                self._update(param, param.grad)
+
+    def curvature(self, groups: Sequence[dict[str, Any]], state: Mapping[Tensor, Any]) -> dict[Tensor, Tensor]:
+        """The Fisher of each parameter with a gradient."""
+        found: dict[Tensor, Tensor] = {}
+        for group in groups:
+            for param in [p for p in group["params"] if p.grad is not None]:
+                moment = _moment(state, param)
+                found[param] = self._corrected(param) if moment is None else _corrected(moment, state[param], group)
+        return found
+
+    def _update(self, param: Tensor, gradient: Tensor) -> None:
+        gradient = gradient.to_dense() if gradient.is_sparse else gradient
+        fisher, counts = self._own.setdefault("fisher", {}), self._own.setdefault("fisher_steps", {})
+        if param not in fisher:
+            fisher[param], counts[param] = torch.zeros_like(gradient), 0
+        elif fisher[param].dtype != gradient.dtype or fisher[param].device != gradient.device:
+            fisher[param] = fisher[param].to(
+                gradient.device, gradient.dtype
+            )  # the model has been turned to another one
+        counts[param] += 1
+        local(fisher[param]).lerp_(local(gradient).square(), 1 - _DECAY)
+
+    def _corrected(self, param: Tensor) -> Tensor:
+        """Our running average of squared gradients, its bias corrected."""
+        corrected: Tensor = self._own["fisher"][param] / (1 - _DECAY ** self._own["fisher_steps"][param])
+        return corrected
 
 
-def curvature(wrapper: "Wrapper") -> dict[int, Tensor]:
-    """The diagonal empirical Fisher of each parameter with a gradient, by index: the inner optimizer's second moment or our own."""
-    found: dict[int, Tensor] = {}
-    for index, (param, group) in enumerate(_with_group(wrapper)):
-        if param.grad is not None:
-            moment = _moment(wrapper, param)
-            found[index] = _own(wrapper, index) if moment is None else _corrected(moment, wrapper.state[param], group)
-    return found
+def _moment(state: Mapping[Tensor, Any], param: Tensor) -> Tensor | None:
+    """The inner optimizer's second moment of a parameter, if it has one for each element."""
+    moment = state.get(param, {}).get("exp_avg_sq")
+    return moment if isinstance(moment, Tensor) and moment.shape == param.shape else None
 
 
-def _with_group(wrapper: "Wrapper") -> list[tuple[Tensor, dict[str, Any]]]:
-    return [(param, group) for group in wrapper.param_groups for param in group["params"]]
-
-
-def _moment(wrapper: "Wrapper", param: Tensor) -> Tensor | None:
-    moment = wrapper.state.get(param, {}).get("exp_avg_sq")
-    return moment if isinstance(moment, Tensor) else None
-
-
-def _corrected(moment: Tensor, entry: dict[str, Any], group: dict[str, Any]) -> Tensor:
+def _corrected(moment: Tensor, entry: Mapping[str, Any], group: Mapping[str, Any]) -> Tensor:
     """Adam's second moment, its bias corrected where its entry says how many steps it has seen."""
     if "step" not in entry or "betas" not in group:
         return moment
     corrected: Tensor = moment / (1 - group["betas"][1] ** float(entry["step"]))
     return corrected
-
-
-@torch.no_grad()
-def _update_own(wrapper: "Wrapper", index: int, gradient: Tensor) -> None:
-    gradient = gradient.to_dense() if gradient.is_sparse else gradient
-    fisher = wrapper.state.setdefault(f"{wrapper.name}.fisher", {})
-    counts = wrapper.state.setdefault(f"{wrapper.name}.fisher_steps", {})
-    if index not in fisher:
-        fisher[index], counts[index] = torch.zeros_like(gradient), 0
-    counts[index] += 1
-    local(fisher[index]).lerp_(local(gradient).square(), 1 - _DECAY)
-
-
-def _own(wrapper: "Wrapper", index: int) -> Tensor:
-    """Our running average of squared gradients, its bias corrected."""
-    steps = wrapper.state[f"{wrapper.name}.fisher_steps"][index]
-    fisher: Tensor = wrapper._tensors("fisher")[index] / (1 - _DECAY**steps)
-    return fisher

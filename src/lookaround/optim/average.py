@@ -1,252 +1,190 @@
-"""The average step itself: φ ← φ + α (mean of the branches - φ), for weights, buffers, nested slow weights and momentum."""
+"""The average step: φ ← φ - α (φ - mean of the branches), or whatever an outer optimizer makes of that difference. Lists in, lists out."""
 
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import compress
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from lookaround.optim import momentum
-from lookaround.optim.checks import NotFiniteError
-from lookaround.optim.wrapper import Wrapper, chain
-from lookaround.tensors import all_finite, average_, clone, copy_, finite_each
+from lookaround.packed import Layout, Packed, cut
+from lookaround.tensors import Tensors, blocks, wide_dtype
 
-if TYPE_CHECKING:
-    from lookaround.optim.rounds import Rounds
+Block = tuple[list[Tensor], ...]
+Means = Iterator[tuple[list[Tensor], Block]]
 
 
-@dataclass
-class Lists:
-    """One thing to average: the current branch's tensors, those of each idle branch, φ (or None where α = 1), and α."""
+class Rows(Protocol):
+    """Where the branches are: all here, or shared out to rows of processes of which this is one (`lookaround.distributed.Rows`)."""
 
-    fast: list[Tensor]
-    idle: dict[int, list[Tensor]]
-    slow: list[Tensor] | None
-    alpha: float
+    @property
+    def branches(self) -> int:
+        """How many there are, d."""
 
+    @property
+    def local(self) -> range:
+        """Those that this process holds."""
 
-def average_all(wrapper: "Rounds", *, write_back: bool) -> None:
-    """Average everything that is weights: the common start of the next round everywhere, or (to look at) in the model alone."""
-    odd = _odd_buffers(wrapper)
-    fixed = set.intersection(*odd.values()) if odd else set()
-    left_out = _left_out(wrapper, {branch for branch, names in odd.items() if names - fixed})
-    everything = [*_weights(wrapper), *_buffers(wrapper, fixed)]
-    if write_back:
-        everything += [*_nested(wrapper), *_momentum(wrapper)]
-    for lists in everything:
-        _average(lists, wrapper.branch, left_out, write_back)
-    if write_back:
-        _copy_counters(wrapper)
-        _restart(
-            wrapper,
-            left_out,
-            "has weights that are infinite or NaN: it is left out of the average "
-            f"of round {wrapper._get('round')} and restarts from it",
-        )
+    @property
+    def exact(self) -> bool:
+        """Whether weights come from other processes as they are; if not, `means` wants their common start and what was lost."""
 
+    def meeting(self, what: str) -> AbstractContextManager[None]:
+        """A context in which all rows are together, for what they do together."""
 
-def restart_all(wrapper: "Rounds") -> None:
-    """Make the weights and buffers in the model the common start of everything that is weights; momentum goes as at an average."""
-    if not all_finite(wrapper._params()):
-        raise NotFiniteError(
-            "the weights in the model are infinite or NaN: no round can start from them", "the new start"
-        )
-    left_out = _left_out_inside(wrapper)
-    if not wrapper._at_start():
-        for lists in _momentum(wrapper):
-            _average(lists, wrapper.branch, left_out, write_back=True)
-    _overwrite(wrapper)
-    _restart(wrapper, left_out, "has an inner state that is infinite or NaN: it takes another branch's at this restart")
+    def agree(self, round_number: int, tensors: Tensors, well: Sequence[bool]) -> list[bool]:
+        """Of all branches, which are well, given those here."""
+
+    def means(
+        self,
+        branches: Sequence[Tensors],
+        taking_part: Sequence[bool],
+        *beside: Tensors,
+        start: Tensors | None = None,
+        lost: Tensors | None = None,
+    ) -> Means:
+        """The mean over all branches that take part, block by block: (mean, (views of the lists of ``branches`` …, ``beside`` …)).
+
+        The mean is in the averaging dtype, and the caller's to change.
+        """
+
+    def copy_(self, tensors: Tensors, branch: int) -> None:
+        """Write what ``branch`` has into ``tensors`` wherever they are."""
+
+    def without_one(self, well: Sequence[bool]) -> bool:
+        """Whether some row has no branch that is well."""
 
 
-def _left_out_inside(wrapper: "Rounds") -> set[int]:
-    """The branches whose inner state is not finite, by which a branch that diverged is known after its weights were replaced."""
-    if not wrapper._checks_finite:
-        return set()
-    members = {b: wrapper._branches.entries(b).values() for b in range(wrapper.branches)}
-    tensors = {
-        b: [t for entry in entries for t in entry.values() if isinstance(t, Tensor) and t.is_floating_point()]
-        for b, entries in members.items()
-    }
-    left_out = {b for b, of in tensors.items() if not all_finite(of)}
-    if len(left_out) == len(members):
-        raise NotFiniteError(
-            f"the inner state of all {len(members)} branches is infinite or NaN: build a new optimizer to go on",
-            "every branch",
-        )
-    return left_out
+class Alone:
+    """All branches are here.
 
-
-def _overwrite(wrapper: "Rounds") -> None:
-    """Put the model's weights and buffers wherever this wrapper, or one inside it, keeps some: φ and idle branches, also their own φ."""
-    params = wrapper._params()
-    inside = [wrapped for wrapped in chain(wrapper) if isinstance(wrapped, Wrapper)]
-    buffers = {w.name: w._branches.model_buffers() if hasattr(w, "_branches") else {} for w in inside}
-    for key, values in wrapper.state.items():
-        if not isinstance(key, str) or key.partition(".")[0] not in buffers:
-            continue
-        if key.endswith((".slow", ".weights")):
-            copy_(list(values.values()), [params[i] for i in values])
-        elif key.endswith(".buffers"):
-            owner = next(name for name in reversed(key.split(".")) if name in buffers)
-            copy_(list(values.values()), [buffers[owner][name] for name in values])
-
-
-def prepare(wrapper: "Rounds") -> None:
-    """Create the slow weights of nested wrappers and of momentum with the first step: a checkpoint's keys do not change after it."""
-    list(_nested(wrapper))
-    if wrapper._inner_state == "interpolate":
-        for name, ours in momentum.moments(wrapper._branches.entries(wrapper.branch)).items():
-            _slow_momentum(wrapper, name, ours)
-
-
-def _average(lists: Lists, current: int, left_out: set[int], write_back: bool) -> None:
-    read = [branch for branch in lists.idle if branch not in left_out]
-    if current in left_out:
-        copy_(lists.fast, lists.idle[read.pop(0)])
-    average_(lists.fast, [lists.idle[b] for b in read], lists.slow, lists.alpha, write_back=write_back)
-    if write_back:
-        for branch in lists.idle.keys() - set(read):
-            copy_(lists.idle[branch], lists.fast)
-
-
-def _weights(wrapper: "Rounds") -> Iterator[Lists]:
-    slow = wrapper._tensors("slow")
-    idle = {branch: wrapper._branches.weights(branch) for branch in wrapper._branches.idle()}
-    taking_part = next(iter(idle.values()), slow)
-    offset, total = 0, wrapper._count()
-    for group in wrapper.param_groups:
-        params = group["params"]
-        at: Sequence[int] = range(offset, offset + len(params))
-        if len(taking_part) < total:
-            at = [i for i in at if i in taking_part]
-            params = [params[i - offset] for i in at]
-        offset += len(group["params"])
-        phi = [*map(slow.__getitem__, at)] if slow else None
-        others = {b: [*map(weights.__getitem__, at)] for b, weights in idle.items()}
-        yield Lists(params, others, phi, group[wrapper._key("alpha")])
-
-
-def _buffers(wrapper: "Rounds", fixed: set[str]) -> Iterator[Lists]:
-    current = wrapper._branches.model_buffers()
-    names = [name for name, buffer in current.items() if _is_averaged(buffer) and name not in fixed]
-    if not names:
-        return
-    idle = {b: wrapper._branches.buffers(b) for b in wrapper._branches.idle()}
-    slow = wrapper.state.get(f"{wrapper.name}.slow.buffers")
-    phi = [slow[n] for n in names] if slow else None
-    yield Lists([current[n] for n in names], {b: [of[n] for n in names] for b, of in idle.items()}, phi, wrapper.alpha)
-
-
-def _is_averaged(buffer: Tensor) -> bool:
-    return buffer.is_floating_point() or buffer.is_complex()
-
-
-def _copy_counters(wrapper: "Rounds") -> None:
-    """Integer buffers (batch counters) are copied from the current branch."""
-    current = wrapper._branches.model_buffers()
-    names = [name for name, buffer in current.items() if not _is_averaged(buffer)]
-    for branch in wrapper._branches.idle():
-        copy_([wrapper._branches.buffers(branch)[n] for n in names], [current[n] for n in names])
-
-
-def _nested(wrapper: "Rounds") -> Iterator[Lists]:
-    """The slow weights of a wrapper inside this one are weights too: a branch that restarts takes its φ along."""
-    outer = wrapper._tensors("slow")
-    for key, values in wrapper._branches.foreign(wrapper.branch).items():
-        idle = {b: wrapper._branches.foreign(b).get(key, {}) for b in wrapper._branches.idle()}
-        if key.endswith(".slow"):
-            slow = wrapper.state.setdefault(f"{wrapper.name}.slow.{key}", {}) if outer else {}
-            for i in values.keys() & outer.keys() - slow.keys():
-                # A nested round begins at the first step of this one, from the same weights.
-                slow[i] = clone([outer[i]])[0]
-            yield from _by_alpha(wrapper, values, idle, slow)
-
-
-def _by_alpha(
-    wrapper: "Rounds", ours: dict[int, Tensor], idle: dict[int, dict[int, Tensor]], slow: dict[int, Tensor]
-) -> Iterator[Lists]:
-    """What all branches have of something that is kept by parameter, to be averaged with the α of each parameter's group."""
-    offset = 0
-    for group in wrapper.param_groups:
-        indices = range(offset, offset + len(group["params"]))
-        offset += len(group["params"])
-        at = [i for i in indices if i in ours and all(i in theirs for theirs in idle.values())]
-        if at:
-            phi = [slow[i] for i in at] if slow else None
-            theirs = {b: [of[i] for i in at] for b, of in idle.items()}
-            yield Lists([ours[i] for i in at], theirs, phi, group[wrapper._key("alpha")])
-
-
-def _momentum(wrapper: "Rounds") -> Iterator[Lists]:
-    """Reset momentum, or list it for interpolation between its value at the round's start (zero at first) and the mean."""
-    mode = wrapper._inner_state
-    if mode == "maintain":
-        return
-    entries = {b: wrapper._branches.entries(b) for b in range(wrapper.branches)}
-    if mode == "reset":
-        found = [momentum.reset(of) for of in entries.values()]
-        _warn_once(wrapper, any(found))
-        return
-    moments = {b: momentum.moments(of) for b, of in entries.items()}
-    _warn_once(wrapper, any(moments.values()))
-    for name, ours in moments[wrapper.branch].items():
-        idle = {b: moments[b].get(name, {}) for b in wrapper._branches.idle()}
-        yield from _by_alpha(wrapper, ours, idle, _slow_momentum(wrapper, name, ours))
-
-
-def _slow_momentum(wrapper: "Rounds", name: str, ours: dict[int, Tensor]) -> dict[int, Tensor]:
-    if not wrapper._tensors("slow"):
-        return {}
-    slow: dict[int, Tensor] = wrapper.state.setdefault(f"{wrapper.name}.slow.{name}", {})
-    for i in ours.keys() - slow.keys():
-        slow[i] = torch.zeros_like(clone([ours[i]], wide=True)[0])
-    return slow
-
-
-def _warn_once(wrapper: "Rounds", found: bool) -> None:
-    if not found and not wrapper._get("round"):
-        momentum.warn_without_momentum(wrapper._inner_state, wrapper.inner)
-
-
-def _odd_buffers(wrapper: "Rounds") -> dict[int, set[str]]:
-    """The buffers of each branch that hold an infinity or NaN.
-
-    Those that do in every branch are so by design (a mask of -inf, say): they speak against none, and are not averaged.
+    >>> Alone(3).local
+    range(0, 3)
     """
-    current = wrapper._branches.model_buffers()
-    if not current:
-        return {}
-    members = {wrapper.branch: current, **{b: wrapper._branches.buffers(b) for b in wrapper._branches.idle()}}
-    return {
-        b: {name for name, finite in zip(of, finite_each(list(of.values())), strict=True) if not finite}
-        for b, of in members.items()
-    }
+
+    exact = True
+
+    def __init__(self, branches: int) -> None:
+        self.branches, self.local = branches, range(branches)
+
+    def meeting(self, what: str) -> AbstractContextManager[None]:
+        """See `Rows.meeting`: there is nobody to meet."""
+        return nullcontext()
+
+    def agree(self, round_number: int, tensors: Tensors, well: Sequence[bool]) -> list[bool]:
+        """See `Rows.agree`."""
+        return list(well)
+
+    def means(
+        self,
+        branches: Sequence[Tensors],
+        taking_part: Sequence[bool],
+        *beside: Tensors,
+        start: Tensors | None = None,
+        lost: Tensors | None = None,
+    ) -> Means:
+        """See `Rows.means`."""
+        for block in blocks(*branches, *beside):
+            yield mean_of([*compress(block[: len(branches)], taking_part)]), block
+
+    def copy_(self, tensors: Tensors, branch: int) -> None:
+        """See `Rows.copy_`: there is nowhere else."""
+
+    def without_one(self, well: Sequence[bool]) -> bool:
+        """See `Rows.without_one`."""
+        return not any(well)
 
 
-def _left_out(wrapper: "Rounds", odd: set[int]) -> set[int]:
-    """The branches with a weight or buffer that is not finite. Raises ValueError if that is all of them."""
-    if not wrapper._checks_finite:
-        return set()
-    members = {b: list(wrapper._branches.weights(b).values()) for b in wrapper._branches.idle()}
-    members[wrapper.branch] = [p for p in wrapper._params() if p.requires_grad]
-    left_out = odd | {b for b, tensors in members.items() if not all_finite(tensors)}
-    if len(left_out) == len(members):
-        raise NotFiniteError(
-            f"the weights or buffers of all {len(members)} branches are infinite or NaN, there is nothing to average: "
-            "lower the learning rate, clip gradients, or go back to a checkpoint",
-            "every branch",
-        )
-    return left_out
+@torch.no_grad()
+def mean_of(members: Sequence[list[Tensor]], *, in_place: bool = False) -> list[Tensor]:
+    """The mean of several lists in the averaging dtype, in new memory or in that of the first one if it is of that dtype.
+
+    It is the running one, m ← m + (θ_j - m) / j: no sum that could overflow, θ itself for one branch, and a weight that is equal in
+    all branches stays exactly as it is.
+    """
+    wide = wide_dtype(members[0][0].dtype)
+    mean = members[0] if in_place and members[0][0].dtype == wide else [t.to(wide, copy=True) for t in members[0]]
+    for j, branch in enumerate(members[1:], start=2):
+        torch._foreach_lerp_(mean, _near(branch, mean), 1 / j)
+    return mean
 
 
-def _restart(wrapper: "Rounds", left_out: set[int], why: str) -> None:
-    """Put left-out branches back: they already have the average's weights, and take a healthy branch's inner state."""
-    for branch in sorted(left_out):
-        warnings.warn(f"branch {branch} of {wrapper.branches} {why}", RuntimeWarning, stacklevel=2)
-    if wrapper.branch in left_out:
-        wrapper._branches.load(next(b for b in range(wrapper.branches) if b not in left_out), same_weights=True)
-    for branch in left_out:
-        wrapper._branches.restart(branch)
+def _near(tensors: list[Tensor], like: list[Tensor]) -> list[Tensor]:
+    """Tensors with the dtype and on the device of others."""
+    if tensors[0].dtype == like[0].dtype and tensors[0].device == like[0].device:
+        return tensors
+    return [t.to(like[0], non_blocking=True) for t in tensors]
+
+
+def packed_means(
+    layout: Layout, sets: Sequence[Packed | None], taking_part: Sequence[bool], *beside: Packed, in_place: bool
+) -> Means:
+    """As `Alone.means`, for a model and sets laid out as it is: a block of many small tensors is one flat tensor.
+
+    ``sets`` has None for the branch in the model. With ``in_place`` the mean may take the memory of the first that takes part.
+    """
+    for i, parts in enumerate(layout.blocks):
+        lists = [parts if of is None else [of.blocks[i]] for of in sets]
+        members = [[layout.gather(i)] if len(of) > 1 else of for of in compress(lists, taking_part)]
+        yield mean_of(members, in_place=in_place), (*lists, *([of.blocks[i]] for of in beside))
+
+
+Move = Callable[[list[Tensor], list[Tensor] | None, bool], list[Tensor]]
+
+
+@dataclass(frozen=True)
+class Towards:
+    """φ ← φ - α (φ - mean), as gradient descent with rate α takes it; without φ the mean itself, α = 1."""
+
+    alpha: float = 1.0
+
+    @torch.no_grad()
+    def __call__(self, mean: list[Tensor], slow: list[Tensor] | None, keep: bool) -> list[Tensor]:
+        """Where φ goes: in φ's own memory, or (``keep``) in new one. The mean's memory is used up.
+
+        Formed as φ + α (mean - φ), which rounds as gradient descent's φ - α (φ - mean) does: changes of sign are exact.
+        """
+        if slow is None:
+            return mean
+        phi = _near(slow, mean)
+        torch._foreach_sub_(mean, phi)
+        if keep:
+            return list(torch._foreach_add(phi, mean, alpha=self.alpha))
+        torch._foreach_add_(phi, mean, alpha=self.alpha)
+        if phi is not slow:
+            torch._foreach_copy_(slow, phi, non_blocking=True)
+        return phi
+
+
+@torch.no_grad()
+def difference(mean: list[Tensor], slow: list[Tensor] | None, keep: bool) -> list[Tensor]:
+    """φ - mean: what an outer optimizer takes for the gradient, in the mean's memory."""
+    assert slow is not None
+    torch._foreach_sub_(mean, _near(slow, mean))
+    torch._foreach_neg_(mean)
+    return mean
+
+
+@torch.no_grad()
+def settle(means: Means, branches: int, move: Move, only: int | None = None) -> None:
+    """Consume means over ``branches`` lists: φ moves, and where it goes is where every branch starts from.
+
+    Args:
+        means: (mean, (a list of each branch here …, φ if there is one)), block by block.
+        branches: how many there are.
+        move: where φ goes, as `Towards` says it.
+        only: write the result to this branch alone, and leave φ as it is.
+    """
+    for mean, block in means:
+        slow = block[branches] if len(block) > branches else None
+        result = move(mean, slow, only is not None)
+        for target in block[:branches] if only is None else [block[only]]:
+            _write(target, result)
+
+
+def _write(target: list[Tensor], result: list[Tensor]) -> None:
+    """Put a result, which may be one flat tensor, into the tensors it is of."""
+    if target is not result:
+        torch._foreach_copy_(target, cut(result[0], target) if len(result) < len(target) else result, non_blocking=True)

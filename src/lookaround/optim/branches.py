@@ -1,227 +1,210 @@
-"""The d branches of a process: which one is in the model, where the others wait, and what belongs to each."""
+"""The d branches of a process: a branch is its weights, its buffers and an inner optimizer of its own; fork, exchange, restart."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
-from typing import TYPE_CHECKING, Any
+from operator import is_
+from typing import Any
 
-import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from lookaround.optim.wrapper import Wrapper, chain
-from lookaround.tensors import clone, copy_, exchange_
-
-if TYPE_CHECKING:
-    from lookaround.optim.rounds import Rounds
-
-_WEIGHTS, _BUFFERS, _INNER = "weights", "buffers", "inner"
+from lookaround.buffers import Buffers
+from lookaround.optim import inner
+from lookaround.optim.groups import OwnValues
+from lookaround.optim.kept import SLOW, TRAINING, Kept, waiting
 
 
-class BranchStore:
-    """Weights, buffers and inner state of the branches that are not in the model.
+class Branches:
+    """One branch is in the model and in the inner optimizers; the others wait.
 
-    The branch in the model has its weights in the parameters and its inner state in the inner optimizer. Loading another one
-    exchanges the values of weights and buffers in place (parameters keep their storage) and the inner optimizer's entries by
-    reference. The d - 1 idle sets live in ``state`` under ``NAME.branch.B.…``; what the inner optimizer changes in its groups when it
-    steps (the counters of a nested wrapper, say) belongs to the branch too and waits in the group under ``NAME_inner``.
+    Loading another one exchanges the values of weights and buffers in place (parameters keep their storage) and what the inner
+    optimizers hold by reference.
+
+    Args:
+        optimizers: the inner optimizer and what it is wrapped around, outermost first.
+        name: of the wrapper, for what stands in the groups.
+        local: the branches that this process holds.
+        model: whose buffers are each branch's own; None leaves buffers alone.
+        offload: keep what waits in host memory.
+
+    Attributes:
+        current: the branch in the model.
+        optimizer: the inner optimizer, which steps.
+        weights, statistics, counters: sets of the parameters, of the buffers that are averaged and of those that are copied.
+        idle: the inner optimizers of the branches that wait.
     """
 
-    def __init__(self, wrapper: "Rounds", model: nn.Module | None, offload: bool) -> None:
-        self._wrapper = wrapper
-        self._model = model
+    def __init__(
+        self, optimizers: Sequence[Optimizer], name: str, local: range, model: nn.Module | None, offload: bool
+    ) -> None:
+        self.local, self.model = local, model
+        self._optimizers, self.optimizer = list(optimizers), optimizers[0]
+        inside = tuple(f"{getattr(o, 'name', '')}_" for o in optimizers[:-1])
+        self.own_values = OwnValues(f"{name}_inner", len(local), inside)
         self._offload = offload
+        self._buffers = Buffers(model)
+        self.clear(local.start)
 
-    def idle(self) -> list[int]:
-        """The branches that are not in the model."""
-        branches, current = self._wrapper.branches, self._wrapper.branch
-        return [b for b in range(branches) if b != current]
+    def clear(self, current: int) -> None:
+        """Forget everything but what is in the model, which is this branch."""
+        self.current = current
+        self.weights, self.statistics, self.counters = (Kept(self._offload) for _ in range(3))
+        self.idle: dict[int, list[inner.Attributes]] = {}
+        self._all: list[Tensor] = []
+        self._frozen: list[Tensor] = []
 
-    def key(self, branch: int, part: str) -> str:
-        """The key of ``state`` under which a part of an idle branch stands."""
-        return f"{self._wrapper.name}.branch.{branch}.{part}"
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        """The parameter groups, common to all branches."""
+        return self._optimizers[0].param_groups
 
-    def weights(self, branch: int) -> dict[int, Tensor]:
-        """An idle branch's weights by parameter index, empty before the first round."""
-        return self._wrapper.state.get(self.key(branch, _WEIGHTS), {})  # type: ignore[no-any-return]
+    @property
+    def kept(self) -> tuple[Kept, Kept, Kept]:
+        """All sets: of weights, statistics and counters."""
+        return self.weights, self.statistics, self.counters
 
-    def buffers(self, branch: int) -> dict[str, Tensor]:
-        """An idle branch's buffers by name, empty without a model."""
-        return self._wrapper.state.get(self.key(branch, _BUFFERS), {})  # type: ignore[no-any-return]
+    def others(self) -> list[int]:
+        """The branches here that are not in the model."""
+        return [b for b in self.local if b != self.current]
 
-    def model_buffers(self) -> dict[str, Tensor]:
-        """The persistent buffers of the model, those of the current branch, by name; one that modules share, by its first."""
-        if self._model is None:
-            return {}
-        found: dict[str, Tensor] = {}
-        seen: set[int] = set()
-        for prefix, module in self._model.named_modules():
-            for label, buffer in module.named_buffers(prefix, recurse=False):
-                if id(buffer) not in seen and label.rpartition(".")[2] not in module._non_persistent_buffers_set:
-                    seen.add(id(buffer))
-                    found[label.replace("_orig_mod.", "")] = buffer
-        return found
+    def params(self) -> list[Tensor]:
+        """All parameters, in the order of the groups."""
+        return [p for group in self.groups for p in group["params"]]
 
-    def entries(self, branch: int) -> dict[int, dict[str, Any]]:
-        """The inner optimizer's entries of a branch, by parameter index; those there are."""
-        state = self._wrapper.state
-        if branch == self._wrapper.branch:
-            return {i: state[p] for i, p in enumerate(self._wrapper._params()) if p in state}
-        keys = {i: self.key(branch, f"{_INNER}.{i}") for i in range(len(self._wrapper._params()))}
-        return {i: state[key] for i, key in keys.items() if key in state}
+    def changed(self) -> bool:
+        """Whether there are other parameters than before, or some are trained that were not. Quick: for every step."""
+        count = sum([len(group["params"]) for group in self.groups])
+        return count != len(self._all) or any(p.requires_grad for p in self._frozen)
 
-    def foreign(self, branch: int) -> dict[str, Any]:
-        """What wrappers inside this one keep for a branch, by their own key of ``state``."""
-        state = self._wrapper.state
-        if branch == self._wrapper.branch:
-            inside = {wrapped.name for wrapped in self._inside()}
-            return {key: v for key, v in state.items() if isinstance(key, str) and key.partition(".")[0] in inside}
-        prefix = self.key(branch, "")
-        parts = {key: key.removeprefix(prefix) for key in state if isinstance(key, str) and key.startswith(prefix)}
-        return {
-            part: state[key]
-            for key, part in parts.items()
-            if part.partition(".")[0] not in (_WEIGHTS, _BUFFERS, _INNER)
-        }
+    def follow(self, known: Iterable[Tensor] = ()) -> None:
+        """Take note of the parameters and buffers there are now: sets begin with the values of what is new.
 
-    def _inside(self) -> list[Wrapper]:
-        return [wrapped for wrapped in chain(self._wrapper.inner) if isinstance(wrapped, Wrapper)]
+        Parameters that are not trained have no part in it, unless they had when they were frozen, or are among those ``known``.
+        """
+        params = self.params()
+        if self.changed() or not all(map(is_, params, self._all)):
+            had = {id(p) for p in (*self.weights.keys, *known)}
+            self._all = params
+            self._frozen = [p for p in params if not (p.requires_grad or id(p) in had)]
+            out = {id(p) for p in self._frozen}
+            taking_part = [p for p in params if id(p) not in out]
+        else:
+            taking_part = self.weights.live
+        self.weights.follow(taking_part, taking_part)
+        if self.model is not None:
+            self._follow_buffers()
 
-    def fork_missing(self) -> None:
-        """Give each idle branch its own copy of everything it does not have yet: all at first, later what new parameters bring."""
-        for branch in self.idle():
-            weights = self._wrapper.state.setdefault(self.key(branch, _WEIGHTS), {})
-            fresh = [i for i, p in enumerate(self._wrapper._params()) if p.requires_grad and i not in weights]
-            if not weights:
-                self._fork_buffers(branch)
-                self._fork_foreign(branch)
-                self._fork_missing_inner(branch, list(range(len(self._wrapper._params()))))
-            if fresh:
-                self._fork_weights(branch, fresh)
-                self._fork_missing_inner(branch, fresh)
+    def buffers(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The model's buffers by name: those that are averaged, and those that are copied."""
+        now = self._buffers.now()
+        averaged = {name: b for name, b in now.items() if self._buffers.policy(name) == "average"}
+        return averaged, {name: b for name, b in now.items() if name not in averaged}
 
-    def _fork_missing_inner(self, branch: int, indices: list[int]) -> None:
-        """Copy inner state a branch has none of; what a frozen parameter had before it was frozen is every branch's own."""
-        self._fork_inner(branch, [i for i in indices if self.key(branch, f"{_INNER}.{i}") not in self._wrapper.state])
+    def _follow_buffers(self) -> None:
+        for kept, now in zip((self.statistics, self.counters), self.buffers(), strict=True):
+            _check_shapes(kept, now)
+            kept.follow(list(now), list(now.values()))
 
-    def _fork_weights(self, branch: int, indices: list[int]) -> None:
-        params = self._wrapper._params()
-        copies = self._to_host(clone([params[i] for i in indices]))
-        self.weights(branch).update(zip(indices, copies, strict=True))
+    def find_buffers(self) -> None:
+        """Look for buffers that modules have got since."""
+        if self.model is not None and self._buffers.differ(self.model):
+            self._buffers = Buffers(self.model)
 
-    def _fork_buffers(self, branch: int) -> None:
-        buffers = self.model_buffers()
-        if buffers:
-            copies = self._to_host(clone(list(buffers.values())))
-            self._wrapper.state[self.key(branch, _BUFFERS)] = dict(zip(buffers, copies, strict=True))
-
-    def _fork_inner(self, branch: int, indices: list[int]) -> None:
-        current = self.entries(self._wrapper.branch)
-        for i in indices:
-            if i in current:
-                self._wrapper.state[self.key(branch, f"{_INNER}.{i}")] = self._host_entry(deepcopy(current[i]))
-
-    def _fork_foreign(self, branch: int) -> None:
-        for key, values in self.foreign(self._wrapper.branch).items():
-            self._wrapper.state[self.key(branch, key)] = deepcopy(values)
-
-    def restart_idle(self) -> None:
-        """Give every idle branch the inner state of the current one."""
-        for branch in self.idle():
+    def fork(self) -> None:
+        """Give each waiting branch what it does not have yet: everything at first, later what new parameters bring."""
+        self.follow()
+        missing = [b for b in self.others() if b not in self.idle]
+        if missing:
+            self.own_values.fork(self.groups)
+        for branch in missing:
             self.restart(branch)
+        for kept in self.kept:
+            for branch in self.others():
+                if waiting(branch) not in kept:
+                    kept.keep(waiting(branch))
 
     def restart(self, branch: int) -> None:
-        """Give an idle branch the inner state of the current one, as at a common start."""
-        self._fork_inner(branch, list(self.weights(branch)))
-        self._fork_foreign(branch)
+        """Give a waiting branch a copy of the inner optimizer in place."""
+        self.idle[branch] = inner.copied(self._optimizers, self.params(), self.model)
+
+    def restart_idle(self) -> None:
+        """Give every waiting branch a copy of the inner optimizer in place, and of what is its own in the groups."""
+        if self.idle:
+            self.own_values.fork(self.groups)
+        for branch in self.idle:
+            self.restart(branch)
 
     def load(self, branch: int, *, same_weights: bool = False) -> None:
         """Bring a branch into the model. With ``same_weights`` all weights and buffers are equal and need no exchange."""
-        current = self._wrapper.branch
-        if branch == current:
+        if branch == self.current:
             return
-        params, buffers = self._wrapper._params(), self.model_buffers()
-        for part, ours in ((_WEIGHTS, dict(enumerate(params))), (_BUFFERS, buffers)):
-            theirs = self._wrapper.state.pop(self.key(branch, part), None)
-            if theirs is None:
-                continue
-            if not same_weights:
-                exchange_([ours[item] for item in theirs], list(theirs.values()))
-            self._wrapper.state[self.key(current, part)] = theirs
-        self._exchange_entries(current, branch, params)
-        self._exchange_foreign(current, branch)
-        self._exchange_groups(current, branch)
-        self._wrapper._set("branch", branch)
-
-    def _exchange_entries(self, current: int, branch: int, params: list[Tensor]) -> None:
-        state = self._wrapper.state
-        for i, param in enumerate(params):
-            ours = state.get(param)
-            theirs = state.pop(self.key(branch, f"{_INNER}.{i}"), None)
-            if ours is not None:
-                state[self.key(current, f"{_INNER}.{i}")] = self._host_entry(ours)
-            if theirs is not None or ours is not None:
-                state[param] = self._device_entry(theirs or {}, param)
-
-    def _exchange_foreign(self, current: int, branch: int) -> None:
-        state = self._wrapper.state
-        ours, theirs = self.foreign(current), self.foreign(branch)
-        for key in theirs:
-            del state[self.key(branch, key)]
-        for key in ours:
-            state[self.key(current, key)] = state.pop(key)
-        state.update(theirs)
+        if not same_weights:
+            self.follow()
+        for kept in self.kept:
+            if waiting(branch) in kept:
+                change = kept.rename if same_weights else kept.exchange
+                change(waiting(branch), waiting(self.current))
+        if branch in self.idle:
+            self.idle[self.current] = inner.exchange(self._optimizers, self.idle.pop(branch))
+            self.own_values.switch(self.groups, (branch - self.current) % len(self.local))
+        self.current = branch
 
     @contextmanager
-    def watch_groups(self) -> Iterator[None]:
-        """Note what a step of the inner optimizer changes in its groups: those values are the branch's own from then on."""
-        groups = self._wrapper.param_groups
-        before = [dict(group) for group in groups] if self._wrapper.branches > 1 else []
-        yield
-        nested = tuple(f"{wrapped.name}_" for wrapped in self._inside())
-        for group, old in zip(groups, before, strict=False):
-            changed = {
-                key: old[key]
-                for key in old.keys() & group.keys() - {"params"}
-                if group[key] is not old[key] or key.startswith(nested)
-            }
-            if changed:
-                self._keep_for_idle(group, changed)
+    def in_place(self, branch: int) -> Iterator[None]:
+        """Have a branch's inner optimizer in place, without its weights and what is its own in the groups."""
+        if branch == self.current:
+            yield
+            return
+        with inner.in_place(self._optimizers, self.idle[branch]):
+            yield
 
-    def _keep_for_idle(self, group: dict[str, Any], values: dict[str, Any]) -> None:
-        key = self._wrapper._key(_INNER)
-        waiting = group.get(key, {})
-        group[key] = {branch: {**values, **waiting.get(branch, {})} for branch in self.idle()}
+    def offset(self, branch: int) -> int:
+        """A waiting branch's place, counted from the current one: the same from pass to pass."""
+        return (branch - self.current) % len(self.local)
 
-    def _exchange_groups(self, current: int, branch: int) -> None:
-        key = self._wrapper._key(_INNER)
-        for group in self._wrapper.param_groups:
-            waiting = dict(group.get(key, {}))
-            theirs = waiting.pop(branch, None)
-            if theirs is not None:
-                group[key] = {**waiting, current: {label: group[label] for label in theirs}}
-                group.update(theirs)
+    def at_offset(self, offset: int) -> int:
+        """The branch at a place counted from the current one."""
+        return self.local.start + (self.current - self.local.start + offset) % len(self.local)
 
-    def _to_host(self, tensors: list[Tensor]) -> list[Tensor]:
-        """Idle tensors in pinned host memory when offloading from an accelerator, the tensors themselves otherwise."""
-        return [self._host(t) for t in tensors]
+    def attribute(self, branch: int, place: int, key: str) -> Any:
+        """An attribute of one of the inner optimizers, as a branch has it."""
+        if branch == self.current or branch not in self.idle:
+            return getattr(self._optimizers[place], key)
+        return self.idle[branch][place][key]
 
-    def _host(self, tensor: Tensor) -> Tensor:
-        if not self._offload or tensor.device.type == "cpu" or hasattr(tensor, "to_local"):
-            return tensor
-        target = torch.empty_like(tensor, device="cpu", pin_memory=True)
-        copy_([target], [tensor])
-        return target
+    def entries(self, branch: int) -> dict[Tensor, dict[str, Any]]:
+        """What the innermost optimizer keeps of each parameter, as a branch has it."""
+        state = self.attribute(branch, len(self._optimizers) - 1, "state")
+        return {p: state[p] for p in self.params() if p in state}
 
-    def _host_entry(self, entry: dict[str, Any]) -> dict[str, Any]:
-        """An entry for waiting: its tensors of one element for each of the parameter's move, small ones stay."""
-        if not self._offload:
-            return entry
-        return {key: self._host(v) if isinstance(v, Tensor) and v.dim() else v for key, v in entry.items()}
+    def set_aside(self) -> None:
+        """Keep the training weights and buffers while something else is in the model."""
+        for kept in self.kept:
+            kept.keep(TRAINING)
 
-    def _device_entry(self, entry: dict[str, Any], param: Tensor) -> dict[str, Any]:
-        if not self._offload:
-            return entry
-        return {
-            key: v.to(param.device, non_blocking=True) if isinstance(v, Tensor) and v.dim() else v
-            for key, v in entry.items()
-        }
+    def bring_back(self) -> None:
+        """Put the training weights and buffers back into the model, where they have been set aside."""
+        for kept in self.kept:
+            if TRAINING in kept:
+                kept.restore(TRAINING)
+                kept.drop(TRAINING)
+
+    def keep_slow(self) -> None:
+        """Take φ from what is in the model."""
+        self.weights.keep(SLOW)
+        self.statistics.keep(SLOW)
+
+    def drop_slow(self) -> None:
+        """Keep no φ."""
+        self.weights.drop(SLOW)
+        self.statistics.drop(SLOW)
+
+
+def _check_shapes(kept: Kept, now: dict[str, Tensor]) -> None:
+    before = {key: of.shape for set_name in kept.names for key, of in kept.values(set_name).items()}
+    for name, buffer in now.items():
+        if before.get(name, buffer.shape) != buffer.shape:
+            raise ValueError(
+                f"the buffer {name!r} had shape {tuple(before[name])} when the branches got theirs, and has {tuple(buffer.shape)} "
+                "now: change a model's buffers between rounds, after average(), and call restart() then"
+            )

@@ -1,15 +1,16 @@
 """What a user may pass: each check returns the value, or raises one message that names it and says what is allowed."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from numbers import Real
+from operator import index
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
-from lookaround.optim.wrapper import chain
-
 Period = int | Callable[[int], int]
+Alpha = float | Callable[[int], float]
 
 
 class NotFiniteError(ValueError):
@@ -24,36 +25,44 @@ class NotFiniteError(ValueError):
         self.what = what
 
 
-def check_count(what: str, value: int, *, least: int = 1) -> int:
-    """An integer of at least ``least``."""
-    if not isinstance(value, int) or isinstance(value, bool):
+def check_count(what: str, value: Any, *, least: int = 1) -> int:
+    """An integer of at least ``least``, of Python's or numpy's type."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{what} has to be an integer, got {value!r}")
-    if value < least:
-        raise ValueError(f"{what} has to be at least {least}, got {value}")
-    return value
+    count = int(index(value))
+    if count < least:
+        raise ValueError(f"{what} has to be at least {least}, got {count}")
+    return count
 
 
-def check_alpha(value: float, what: str = "alpha") -> float:
+def check_alpha(value: Any, what: str = "alpha") -> float:
     """A weight in [0, 1]."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{what} has to be a number between 0 and 1, got {value!r}")
-    if not 0 <= value <= 1:
+    weight = float(value)
+    if not 0 <= weight <= 1:
         raise ValueError(f"{what} has to be between 0 and 1, got {value}")
-    return value
+    return weight
 
 
-def check_rho(value: float) -> float:
+def check_rho(value: Any) -> float:
     """A radius: finite and not negative."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"rho has to be a number, got {value!r}")
-    if not (value >= 0 and math.isfinite(value)):
+    radius = float(value)
+    if not (radius >= 0 and math.isfinite(radius)):
         raise ValueError(f"rho has to be finite and at least 0, got {value}")
-    return value
+    return radius
 
 
-def evaluate(period: Callable[[int], int], round_number: int) -> int:
-    """A synchronization period that depends on the round, at one round."""
-    return check_count(f"k({round_number})", period(round_number))
+def evaluate_k(period: Period, round_number: int) -> int:
+    """A synchronization period, which may depend on the round, at one round."""
+    return check_count(f"k({round_number})", period(round_number)) if callable(period) else check_count("k", period)
+
+
+def evaluate_alpha(alpha: Alpha, round_number: int) -> float:
+    """The weight of the fast weights, which may depend on the round, at one round."""
+    return check_alpha(alpha(round_number), f"alpha({round_number})") if callable(alpha) else check_alpha(alpha)
 
 
 def moves_nothing(groups: list[dict[str, Any]]) -> bool:
@@ -65,9 +74,9 @@ def moves_nothing(groups: list[dict[str, Any]]) -> bool:
     return all(not gradient.count_nonzero() for gradient in gradients)
 
 
-def check_nesting(inner: Optimizer) -> None:
+def check_nesting(inside: Sequence[Optimizer]) -> None:
     """Branches are the outermost loop: a wrapper outside them would see one trajectory where there are d."""
-    for wrapped in chain(inner):
+    for wrapped in inside:
         if getattr(wrapped, "branches", 1) > 1:
             raise ValueError(
                 f"nothing that averages can be wrapped around the branches of {type(wrapped).__name__}: "

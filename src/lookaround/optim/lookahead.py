@@ -1,15 +1,40 @@
 """Lookahead: k steps forward, one step back (Zhang, Lucas, Hinton and Ba, NeurIPS 2019)."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lookaround.optim import adaptive, momentum
-from lookaround.optim.checks import Period, check_alpha
+from lookaround.optim import momentum
+from lookaround.optim.adaptive import Fisher, optimal_alpha
+from lookaround.optim.checks import Alpha, Period, check_alpha
+from lookaround.optim.kept import SLOW
+from lookaround.optim.outer import MakeOuter
 from lookaround.optim.rounds import Rounds
-from lookaround.optim.wrapper import Closure
 from lookaround.tensors import clone
+
+
+@dataclass
+class Adaptive:
+    """α by Proposition 1 of the paper, over all parameters that have a gradient.
+
+    Attributes:
+        low: the least α.
+        before: the weights before the last step of a round; nothing before the others.
+    """
+
+    low: float
+    before: dict[Tensor, Tensor] = field(default_factory=dict)
+
+    def best(self, slow: Mapping[Any, Tensor], curvature: Mapping[Tensor, Tensor]) -> float:
+        """The best α, the last gradient carried on to the last weights."""
+        params = [p for p in curvature if p in slow]
+        gradients = [p.grad for p in params if p.grad is not None]
+        dense = [g.to_dense() if g.is_sparse else g for g in gradients]
+        before, self.before = [self.before[p] for p in params], {}
+        return optimal_alpha([slow[p] for p in params], before, params, dense, [curvature[p] for p in params], self.low)
 
 
 class Lookahead(Rounds):
@@ -25,7 +50,8 @@ class Lookahead(Rounds):
         k: synchronization period: inner steps between two averages, at least 1, or a function of the round number (from 0).
         alpha: weight of the fast weights in an average, in [0, 1]; 1 is the inner optimizer alone, bit for bit. ``"adaptive"`` chooses it
             at every average by Proposition 1 of the paper, with the diagonal empirical Fisher for the curvature, clipped to
-            [alpha_low, 1] (`lookaround.optim.adaptive.optimal_alpha`); the choice can be read from ``alpha``. The Fisher is the
+            [alpha_low, 1] (`lookaround.optim.adaptive.optimal_alpha`); the choice can be read from ``alpha``. A function of the round
+            number (from 0) is evaluated at the round's start. The Fisher is the
             second moment of an Adam-type inner optimizer, else an exponential average of squared gradients kept here (one more copy
             of the weights; during the last step of a round another one).
         inner_state: what happens to the inner optimizer's momentum (SGD's and RMSprop's buffer, Adam's first moment) at an average:
@@ -33,6 +59,12 @@ class Lookahead(Rounds):
             last average and zero at first; ``"reset"`` sets it to zero. Adam's second moment and its step count, and so its bias
             corrections, stay as they are in every mode: after a reset its steps are short for about 1/(1 - β₁) steps.
         alpha_low: the least α of ``alpha="adaptive"``, in [0, 1].
+        model: the module that is trained. With it its buffers (batch-norm running statistics) are averaged like the weights, and part
+            of `averaged`; without it they are left alone.
+        outer: an outer optimizer in the place of α: a function from parameters to a torch optimizer that moves φ with gradient φ - θ_k,
+            e.g. ``lambda p: torch.optim.SGD(p, lr=0.7, momentum=0.9, nesterov=True)``, which is SNOO. ``alpha=a`` below 1 is plain SGD of
+            rate a, bit for bit. It is kept as the attribute ``outer``, for its settings to be read and scheduled, and saved with the state.
+            Buffers, and slow weights and momentum of what is inside, go to their mean.
 
     The settings live in the groups as ``lookahead_k`` and ``lookahead_alpha``, so they can be scheduled, each group's own α included;
     `around`, `branch`, `averaged`, `average` and `restart` are those of `Lookaround`, with one branch.
@@ -52,7 +84,7 @@ class Lookahead(Rounds):
         >>> weight.data  # from 1.0 to 0.8 in two steps, half-way back
         tensor([0.9000])
 
-    Source: Algorithm 1; inner state: section 2 and appendix D.1; adaptive α: section 2.1 and Proposition 1.
+    Source: Algorithm 1; inner state: section 2 and appendix D.1; adaptive α: section 2.1 and Proposition 1. SNOO: arXiv 2510.15830.
     """
 
     name: ClassVar[str] = "lookahead"
@@ -61,37 +93,40 @@ class Lookahead(Rounds):
         self,
         inner: Optimizer,
         k: Period = 5,
-        alpha: float | Literal["adaptive"] = 0.5,
+        alpha: Alpha | Literal["adaptive"] = 0.5,
         inner_state: momentum.Mode = "maintain",
         *,
         alpha_low: float = 0.2,
+        model: nn.Module | None = None,
+        outer: MakeOuter | None = None,
     ) -> None:
-        self._adaptive = alpha == "adaptive"
-        self._alpha_low = check_alpha(alpha_low, "alpha_low")
-        if isinstance(alpha, str) and not self._adaptive:
+        alpha_low = check_alpha(alpha_low, "alpha_low")
+        if isinstance(alpha, str) and alpha != "adaptive":
             raise ValueError(f"alpha has to be a number between 0 and 1 or 'adaptive', got {alpha!r}")
-        number = self._alpha_low if isinstance(alpha, str) else alpha
-        super().__init__(inner, 1, k, number, inner_state)
+        if outer is not None and alpha != 0.5:
+            raise ValueError(f"either outer or alpha={alpha!r} moves the slow weights: leave one of them out")
+        first = alpha_low if isinstance(alpha, str) else 1.0 if outer is not None else alpha
+        super().__init__(inner, 1, k, first, inner_state, model, outer=outer)
+        self._adaptive = Adaptive(alpha_low) if isinstance(alpha, str) else None
 
-    def _inner_step(self, closure: Closure | None) -> Any:
-        if not self._adaptive:
-            return super()._inner_step(closure)
-        last = self._get("step") + self._get("taken") + 1 >= self.k
-        before = clone(self._params()) if last else []
-        loss = super()._inner_step(closure)
-        adaptive.observe(self)
-        if last:
-            self.alpha = self._best_alpha(before, adaptive.curvature(self))
-        return loss
+    def _before_inner(self) -> None:
+        super()._before_inner()
+        place = self._run.place
+        if self._adaptive and place.step + place.taken + 1 >= self.k:
+            params = self.params()
+            self._adaptive.before = dict(zip(params, clone(params), strict=True))
+
+    def _after_inner(self) -> None:
+        if self._adaptive:
+            self._adapt(self._adaptive)
+        super()._after_inner()
+
+    def _adapt(self, adaptive: Adaptive) -> None:
+        fisher = Fisher(self._run.common.own)
+        fisher.observe(self.params(), self.inner.state)
+        if adaptive.before:
+            slow = self._run.branches.weights.values(SLOW)
+            self.alpha = adaptive.best(slow, fisher.curvature(self.param_groups, self.inner.state))
 
     def _needs_slow(self) -> bool:
-        return self._adaptive or super()._needs_slow()
-
-    def _best_alpha(self, before: list[Tensor], curvature: dict[int, Tensor]) -> float:
-        """Proposition 1 over all parameters that have a gradient, the last gradient carried on to the last weights."""
-        slow, params = self._tensors("slow"), self._params()
-        at = [i for i in curvature if i in slow]
-        gradients = [params[i].grad for i in at]
-        lists = ([slow[i] for i in at], [before[i] for i in at], [params[i] for i in at])
-        dense = [g.to_dense() if g.is_sparse else g for g in gradients if g is not None]
-        return adaptive.optimal_alpha(*lists, dense, [curvature[i] for i in at], self._alpha_low)
+        return self._adaptive is not None or super()._needs_slow()

@@ -1,16 +1,22 @@
 """Lookaround: k steps around, one step average (Zhang et al., NeurIPS 2023)."""
 
-from typing import ClassVar
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import nn
 from torch.optim import Optimizer
 
 from lookaround.optim import momentum
-from lookaround.optim.checks import Period
-from lookaround.optim.rounds import Rounds
+from lookaround.optim.average import Rows
+from lookaround.optim.checks import Alpha, Period, check_count
+from lookaround.optim.outer import MakeOuter
+from lookaround.optim.spread import Spread
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 
-class Lookaround(Rounds):
+class Lookaround(Spread):
     r"""Train d branches from a common point, each on its own augmentation, and every k steps replace them by their average.
 
     .. math:: \phi_t = \phi_{t-1} + \alpha \Big(\frac{1}{d} \sum_{j=1}^{d} \theta_{t,j,k} - \phi_{t-1}\Big), \qquad
@@ -26,7 +32,8 @@ class Lookaround(Rounds):
         k: synchronization period: inner steps of every branch between two averages, at least 1, or a function of the round number
             (from 0): the paper finds a large k better early in training and a small one late.
         alpha: weight of the mean of the branches in an average, in [0, 1]. 1 is the paper's; below 1 the slow weights φ are kept (one
-            more copy of the weights) and the average goes only part of the way. ``branches=1`` is `Lookahead`, bit for bit.
+            more copy of the weights) and the average goes only part of the way. ``branches=1`` is `Lookahead`, bit for bit. A function
+            of the round number (from 0) is evaluated at the round's start.
         inner_state: what happens to the inner optimizer's momentum at an average (see `Lookahead`). Each branch has its own; with
             ``"maintain"`` it keeps it (the paper's setting), ``"interpolate"`` gives all branches m_φ + α (mean of theirs - m_φ),
             ``"reset"`` zero. Adam's second moments and step counts stay each branch's own in every mode.
@@ -39,6 +46,8 @@ class Lookaround(Rounds):
         offload: keep idle branches in host memory, pinned and copied asynchronously from and to a CUDA device.
         start: passes over the branches before the first round, during which they share one set of weights that takes d steps a pass
             and so consumes every augmentation. With a large k this is DART, which branches off half-way through training.
+        outer: an outer optimizer in the place of α (see `Lookahead`): d branches with Nesterov momentum are DiLoCo.
+        rows: where the branches are, if not all in this process (`lookaround.distributed`).
 
     The memory is d times weights and inner state (and φ where α < 1), plus the activations of one branch. A branch whose weights are
     not finite at an average is left out of it with a RuntimeWarning, and restarts from the average with another branch's inner
@@ -72,10 +81,35 @@ class Lookaround(Rounds):
         branches: int = 3,
         k: Period = 5,
         *,
-        alpha: float = 1.0,
+        alpha: Alpha = 1.0,
         inner_state: momentum.Mode = "maintain",
         model: nn.Module | None = None,
         offload: bool = False,
         start: int = 0,
+        outer: MakeOuter | None = None,
+        mesh: "DeviceMesh | None" = None,
+        wire: Literal["exact", "bfloat16", "int8"] = "exact",
+        time_limit: timedelta = timedelta(minutes=10),
     ) -> None:
-        super().__init__(inner, branches, k, alpha, inner_state, model, offload, start)
+        if outer is not None and alpha != 1:
+            raise ValueError(f"either outer or alpha={alpha!r} moves the slow weights: leave one of them out")
+        rows = _rows(mesh, check_count("branches", branches), wire, time_limit, start)
+        super().__init__(inner, branches, k, alpha, inner_state, model, offload, start, outer, rows)
+
+
+def _rows(mesh: "DeviceMesh | None", branches: int, wire: Any, time_limit: timedelta, start: int) -> Rows | None:
+    """The rows of processes of a mesh; nothing of them is loaded without one."""
+    if mesh is None:
+        if wire != "exact":
+            raise ValueError(
+                f"wire={wire!r} is how branches on several processes are averaged: give their mesh=, or leave it out"
+            )
+        return None
+    if start:
+        raise ValueError(
+            f"start={start}: passes in which all branches share one set of weights are not for branches over processes: "
+            "train that part without a mesh, and go on from its checkpoint with one"
+        )
+    from lookaround.distributed import Rows
+
+    return Rows(mesh, branches, wire=wire, time_limit=time_limit)

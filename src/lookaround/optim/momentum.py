@@ -25,19 +25,19 @@ def check_mode(mode: str, innermost: Optimizer) -> Mode:
     return mode  # type: ignore[return-value]
 
 
-def moments(entries: dict[int, dict[str, Any]]) -> dict[str, dict[int, Tensor]]:
-    """The momentum tensors in the entries of parameters, by name and parameter index."""
-    found: dict[str, dict[int, Tensor]] = {}
-    for i, entry in entries.items():
+def moments(entries: dict[Tensor, dict[str, Any]]) -> dict[str, dict[Tensor, Tensor]]:
+    """The momentum tensors in the entries of parameters, by name and parameter."""
+    found: dict[str, dict[Tensor, Tensor]] = {}
+    for param, entry in entries.items():
         for name in _NAMES:
             if isinstance(entry.get(name), Tensor):
-                found.setdefault(name, {})[i] = entry[name]
+                found.setdefault(name, {})[param] = entry[name]
     return found
 
 
-def reset(entries: dict[int, dict[str, Any]]) -> bool:
+def reset(entries: dict[Tensor, dict[str, Any]]) -> bool:
     """Set momentum to zero, in place, and forget L-BFGS's history; tell whether there was any."""
-    buffers = [t for by_index in moments(entries).values() for t in by_index.values()]
+    buffers = [t for of in moments(entries).values() for t in of.values()]
     histories = [entry for entry in entries.values() if _HISTORY in entry]
     for tensor in buffers:
         tensor.zero_()

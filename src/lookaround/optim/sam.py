@@ -54,15 +54,15 @@ class SAM(Wrapper):
     def __init__(self, inner: Optimizer, rho: float = 0.05, adaptive: bool = False) -> None:
         super().__init__(inner, {"rho": check_rho(rho), "adaptive": bool(adaptive)})
 
-    def _step(self, closure: Closure | None = None) -> Any:
+    def _step(self, closure: Closure | None = None, **options: Any) -> Any:
         if closure is None and moves_nothing(self.param_groups):
-            return self.inner.step()
+            return self.inner.step(**options)
         if closure is None:
             raise ValueError(
                 "SAM evaluates the gradient twice and needs step(closure): pass a function that clears the gradients, computes the loss, "
                 "calls backward() and returns the loss"
             )
-        return self.inner.step(lambda: self._sharp(closure))
+        return self.inner.step(lambda: self._sharp(closure), **options)
 
     def _sharp(self, closure: Closure) -> Any:
         """Leave the gradient at w + ε in the parameters, and return the loss at w."""
@@ -74,7 +74,7 @@ class SAM(Wrapper):
 
     @contextmanager
     def _climbed(self) -> Iterator[None]:
-        params = [p for p in self._params() if p.grad is not None]
+        params = [p for p in self.params() if p.grad is not None]
         kept = clone(params)
         self._climb()
         try:

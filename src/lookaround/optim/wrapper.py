@@ -1,6 +1,6 @@
 """A `torch.optim.Optimizer` around another one: everything a framework relies on, passed through or done once."""
 
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from copy import copy
 from typing import Any, ClassVar
@@ -8,28 +8,19 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lookaround.optim.packing import check_fits, pack, unpack
+from lookaround.optim.inner import HOOKS
+from lookaround.optim.plain import check_fits, load_plain, marked
 
 Closure = Callable[[], Any]
 Group = dict[str, Any]
-
-_HOOKS = (
-    "_optimizer_step_pre_hooks",
-    "_optimizer_step_post_hooks",
-    "_optimizer_state_dict_pre_hooks",
-    "_optimizer_state_dict_post_hooks",
-    "_optimizer_load_state_dict_pre_hooks",
-    "_optimizer_load_state_dict_post_hooks",
-)
 
 
 class Wrapper(Optimizer):
     """The part all wrappers share: groups, state, hooks and checkpoints of the ``inner`` optimizer, with the wrapper's own beside.
 
-    ``param_groups``, ``state`` and ``defaults`` are the inner optimizer's own objects. What a wrapper adds to a group has its
-    ``name`` and an underscore before it (``lookahead_k``); what it adds to ``state`` stands under string keys that begin with its
-    name and a dot (``lookahead.slow``), so the entries of the parameters stay the inner optimizer's. In ``state_dict()`` both are
-    laid out as torch's schema wants it, by parameter.
+    ``param_groups`` and ``defaults`` are the inner optimizer's own objects, and ``state`` reads as its own. What a wrapper adds to a
+    group has its ``name`` and an underscore before it (``lookahead_k``), what it adds to a parameter's entry its name and a dot
+    (``lookahead.slow``). What the inner optimizer has and the wrapper has not (another wrapper's ``around``, say) is passed through.
     """
 
     name: ClassVar[str]
@@ -39,10 +30,8 @@ class Wrapper(Optimizer):
     def __init__(self, inner: Optimizer, settings: Group) -> None:
         self._check_inner(inner)
         self._restore(inner)
-        for stale in [key for key in self.state if isinstance(key, str) and key.startswith(f"{self.name}.")]:
-            del self.state[stale]  # of an earlier wrapper of this kind around the same optimizer
         for group in self.param_groups:
-            for stale in filter(self._owns_setting, list(group)):
+            for stale in filter(self._owns_setting, list(group)):  # of an earlier wrapper of this kind
                 del group[stale]
             group.update({self._key(key): value for key, value in settings.items()})
 
@@ -52,16 +41,21 @@ class Wrapper(Optimizer):
             raise TypeError(
                 f"{cls.__name__} wraps a torch.optim.Optimizer, got {inner!r}: pass e.g. torch.optim.SGD(params, lr=0.1)"
             )
-        if any(type(wrapped) is cls for wrapped in _chain(inner)):
+        if any(type(wrapped) is cls for wrapped in chain(inner)):
             raise ValueError(f"{cls.__name__} cannot be wrapped around {cls.__name__}: use one, with other settings")
 
     def _restore(self, inner: Optimizer) -> None:
         """Set the attributes `Optimizer.__init__` would, but for the groups and the state, which are the inner optimizer's."""
         self.inner = inner
-        for hooks in _HOOKS:
+        for hooks in HOOKS:
             setattr(self, hooks, OrderedDict())
         self._zero_grad_profile_name = f"Optimizer.zero_grad#{type(self).__name__}.zero_grad"
         self._warned_capturable_if_run_uncaptured = True
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or "inner" not in self.__dict__:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self.inner, name)
 
     @property
     def param_groups(self) -> list[Group]:
@@ -73,12 +67,12 @@ class Wrapper(Optimizer):
         self.inner.param_groups = groups
 
     @property
-    def state(self) -> defaultdict[Any, Any]:
-        """The inner optimizer's state: the same mapping."""
+    def state(self) -> Any:
+        """The inner optimizer's state, with this wrapper's tensors in the parameters' entries."""
         return self.inner.state
 
     @state.setter
-    def state(self, state: defaultdict[Any, Any]) -> None:
+    def state(self, state: Any) -> None:
         self.inner.state = state
 
     @property
@@ -93,27 +87,37 @@ class Wrapper(Optimizer):
     def add_param_group(self, param_group: Group) -> None:
         """Add a group to the inner optimizer; it takes over this wrapper's settings and place in the round."""
         self.inner.add_param_group(param_group)
-        self._adopt(self.param_groups[-1])
-
-    def _adopt(self, group: Group) -> None:
         for key, value in self.param_groups[0].items():
             if self._owns_setting(key):
-                group.setdefault(key, value)
+                self.param_groups[-1].setdefault(key, value)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Reset the gradients of all parameters, as the inner optimizer does it."""
         self.inner.zero_grad(set_to_none=set_to_none)
 
-    def step(self, closure: Closure | None = None) -> Any:
+    def train(self) -> None:
+        """What an inner optimizer with modes of its own does in ``train()``; nothing with others."""
+        self._pass_on("train")
+
+    def eval(self) -> None:
+        """What an inner optimizer with modes of its own does in ``eval()``; nothing with others."""
+        self._pass_on("eval")
+
+    def _pass_on(self, mode: str) -> None:
+        if callable(change := getattr(self.inner, mode, None)):
+            change()
+
+    def step(self, closure: Closure | None = None, **options: Any) -> Any:
         """Take one step of the wrapper.
 
         Args:
             closure: re-evaluates the model and returns the loss; passed to the inner optimizer, which calls it.
+            **options: further arguments of the inner optimizer's ``step``, passed to it.
 
         Returns:
-            The loss the inner optimizer returns: the closure's, or None without one.
+            What the inner optimizer returns: the closure's loss, or None without one.
         """
-        args, kwargs = self._before_step((self,) if closure is None else (self, closure))
+        args, kwargs = self._before_step((self,) if closure is None else (self, closure), options)
         loss = self._step(*args[1:], **kwargs)
         for hook in self._optimizer_step_post_hooks.values():
             hook(self, args, kwargs)
@@ -122,15 +126,14 @@ class Wrapper(Optimizer):
     # torch decorates `step` to run the hooks registered for every optimizer. Those run once, in the step of the innermost optimizer.
     step.hooked = True  # type: ignore[attr-defined]
 
-    def _before_step(self, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        kwargs: dict[str, Any] = {}
+    def _before_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         for hook in self._optimizer_step_pre_hooks.values():
             changed = hook(self, args, kwargs)
             if changed is not None:
                 args, kwargs = changed
         return args, kwargs
 
-    def _step(self, closure: Closure | None = None) -> Any:
+    def _step(self, closure: Closure | None = None, **options: Any) -> Any:
         raise TypeError(f"{type(self).__name__} defines no step of its own")
 
     def state_dict(self) -> dict[str, Any]:
@@ -141,33 +144,40 @@ class Wrapper(Optimizer):
         """
         for before in self._optimizer_state_dict_pre_hooks.values():
             before(self)
-        state_dict = self._laid_out(self.inner.state_dict())
-        state_dict["state"] = pack(state_dict["state"], self.name, self._params())
+        state_dict = self._saved()
         for after in self._optimizer_state_dict_post_hooks.values():
             state_dict = after(self, state_dict) or state_dict
         return state_dict
+
+    def _saved(self) -> Group:
+        """The inner optimizer's state dict, whose dtypes can be told from the parameters'."""
+        state_dict = self.inner.state_dict()
+        return (
+            state_dict if isinstance(self.inner, Wrapper) else marked(state_dict, self.params(), f"{self.name}.dtype")
+        )
+
+    def _check_schema(self, state_dict: Group) -> None:
+        """Raise ValueError for a state dict in which there is no place for the wrapper's part."""
+        if not {"state", "param_groups"} <= state_dict.keys():
+            raise ValueError(
+                f"a state dict with {', '.join(map(repr, state_dict))} has not torch's schema of 'state' and 'param_groups', which "
+                f"{type(self).__name__} puts its own part into: wrap an optimizer whose state_dict() has it"
+            )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict` gave, or the state dict of a plain inner optimizer (then the next step begins a first round).
 
         Raises:
             ValueError: the checkpoint has other groups, other shapes, other wrappers or other settings of a kind that cannot
-                change; nothing is changed then.
+                change, or a part of it is missing; nothing is changed then.
         """
         state_dict = copy(state_dict)
         for before in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = before(self, state_dict) or state_dict
-        check_fits(state_dict, self.param_groups)
+        self._check_schema(state_dict)
+        check_fits(state_dict, self.param_groups, chain(self)[-1])
         self._check_wrappers(state_dict["param_groups"])
-        entries, own = unpack(state_dict, self.name)
-        groups, own = self._read(state_dict["param_groups"], own)
-        self._check_checkpoint(groups, own)
-        fresh = self._fresh_settings()
-        self.inner.load_state_dict({**state_dict, "state": entries, "param_groups": groups})
-        for group in self.param_groups:
-            for key, value in fresh.items():
-                group.setdefault(key, value)
-        self._adopt_tensors(own)
+        self._load(state_dict)
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
 
@@ -182,38 +192,34 @@ class Wrapper(Optimizer):
                     f"{cls.__name__}: build the optimizer that was saved, with the same wrappers around each other"
                 )
 
-    def _laid_out(self, state_dict: Group) -> Group:
-        """The inner optimizer's state dict as this wrapper saves it, before its string keys are packed."""
-        return state_dict
+    def _load(self, state_dict: Group) -> None:
+        fresh = {key: value for key, value in self.param_groups[0].items() if self._owns_setting(key)}
+        self._load_inner(state_dict)
+        for group in self.param_groups:
+            for key, value in fresh.items():
+                group.setdefault(key, value)
 
-    def _read(self, groups: list[Group], own: dict[str, dict[int | str, Any]]) -> tuple[list[Group], dict[str, Any]]:
-        """The inverse of `_laid_out`, for the groups and for the string keys unpacked."""
-        return groups, own
-
-    def _check_checkpoint(self, groups: list[Group], own: dict[str, dict[int | str, Any]]) -> None:
-        """Raise ValueError where a checkpoint does not fit this wrapper. Nothing has been changed yet."""
-
-    def _fresh_settings(self) -> Group:
-        """The settings a checkpoint of a plain inner optimizer leaves as they are."""
-        return {key: value for key, value in self.param_groups[0].items() if self._owns_setting(key)}
-
-    def _adopt_tensors(self, own: dict[str, dict[int | str, Any]]) -> None:
-        """Put this wrapper's tensors of a checkpoint where they belong."""
-        self.state.update(own)
+    def _load_inner(self, state_dict: Group) -> None:
+        if isinstance(self.inner, Wrapper):
+            self.inner.load_state_dict(state_dict)
+        else:
+            load_plain(self.inner, state_dict, f"{self.name}.dtype")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            key: value
-            for key, value in self.__dict__.items()
-            if key not in _HOOKS and key not in ("step", "_opt_called")
-        }
+        return {k: v for k, v in self.__dict__.items() if k not in HOOKS and k not in ("step", "_opt_called")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._restore(state["inner"])
         self.__dict__.update(state)
 
+    def __copy__(self) -> "Wrapper":
+        """Another handle on the same optimizer: a shallow copy shares everything, what is in the model too."""
+        twin = object.__new__(type(self))
+        twin.__dict__.update({k: v for k, v in self.__dict__.items() if k not in ("step", "_opt_called")})
+        return twin
+
     def __repr__(self) -> str:
-        hidden = tuple(f"    {self._key(setting)}:" for setting in self._unshown)
+        hidden = tuple(f"    {self._key(setting)}" for setting in self._unshown)
         lines = [line for line in repr(self.inner).splitlines() if not line.startswith(hidden)]
         return f"{type(self).__name__} around " + "\n".join(lines)
 
@@ -230,15 +236,9 @@ class Wrapper(Optimizer):
         for group in self.param_groups:
             group[self._key(setting)] = value
 
-    def _params(self) -> list[Tensor]:
+    def params(self) -> list[Tensor]:
+        """All parameters, in the order of the groups."""
         return [param for group in self.param_groups for param in group["params"]]
-
-    def _count(self) -> int:
-        return sum(len(group["params"]) for group in self.inner.param_groups)
-
-    def _tensors(self, key: str) -> dict[int, Tensor]:
-        """The wrapper's tensors under ``key``, by the parameter's index; empty where there are none."""
-        return self.state.get(f"{self.name}.{key}", {})  # type: ignore[no-any-return]
 
 
 def _subclasses(cls: type[Wrapper]) -> Iterator[type[Wrapper]]:
@@ -246,13 +246,6 @@ def _subclasses(cls: type[Wrapper]) -> Iterator[type[Wrapper]]:
         yield from _subclasses(subclass)
         if "name" in vars(subclass):
             yield subclass
-
-
-def _chain(optimizer: Any) -> Iterator[Optimizer]:
-    """An optimizer and all those it is wrapped around, outermost first."""
-    while isinstance(optimizer, Optimizer):
-        yield optimizer
-        optimizer = getattr(optimizer, "inner", None)
 
 
 def chain(optimizer: Optimizer) -> list[Optimizer]:
@@ -263,4 +256,5 @@ def chain(optimizer: Optimizer) -> list[Optimizer]:
     >>> chain(sgd) == [sgd]
     True
     """
-    return list(_chain(optimizer))
+    inside = optimizer.inner if isinstance(optimizer, Wrapper) else None
+    return [optimizer] + (chain(inside) if inside is not None else [])

@@ -119,6 +119,8 @@ class Task(ABC):
         branches: copies of a minibatch, d.
         device: of data and networks.
         defaults: settings that suit it.
+        notes: what a reader of the numbers has to know of the data, a line each.
+        clip: the gradient's norm is clipped to this before each step, for every method alike; None: it is not.
     """
 
     name: str
@@ -127,6 +129,8 @@ class Task(ABC):
     branches: int
     device: torch.device
     defaults: Defaults
+    notes: Sequence[str] = ()
+    clip: float | None = None
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
@@ -138,6 +142,13 @@ class Task(ABC):
     @abstractmethod
     def network(self) -> nn.Module:
         """A network on the device, its initial weights drawn from torch's global generator."""
+
+    def parameters(self, model: nn.Module) -> list[dict[str, Any]]:
+        """The parameter groups that are trained.
+
+        A group may carry ``"lr_scale"``, by which a method's learning rate is multiplied for it.
+        """
+        return [{"params": list(model.parameters())}]
 
     @abstractmethod
     def batches(self, seed: int, batch: int, branches: int) -> Batches:
@@ -175,12 +186,5 @@ class Task(ABC):
 class TaskConfig(Protocol):
     """A task's settings: a frozen dataclass of plain values, whose fields are options of ``lookaround train``."""
 
-    def load(self, device: torch.device) -> Task:
-        """The task with its data.
-
-        Raises:
-            ValueError: in one line, for anything that cannot be used.
-        """
-
-    def epochs(self) -> int:
-        """The budget that suits it, in passes over the training data."""
+    def suits(self) -> Mapping[str, Any]:
+        """What suits it among the experiment's own options, such as ``{"epochs": 20}``."""

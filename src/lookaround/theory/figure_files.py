@@ -36,6 +36,7 @@ STYLE: dict[Any, Any] = {
     "axes.spines.right": False,
     "legend.frameon": False,
     "svg.hashsalt": "lookaround",  # the same numbers give the same file
+    "svg.fonttype": "none",  # words stay words, to be searched and edited
 }
 Row = Sequence[str | float]
 

@@ -11,7 +11,7 @@ from lookaround.experiment.compare.paired import (
     sign_test,
     t_test,
 )
-from lookaround.experiment.compare.report import Compared, as_text, check_folder, compare, write
+from lookaround.experiment.compare.report import Compared, as_text, check_folder, compare, drawn_metrics, write
 from lookaround.experiment.compare.rows import Row, merge
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "curve",
     "curves_figure",
     "differences_figure",
+    "drawn_metrics",
     "holm",
     "merge",
     "paired_difference",

@@ -136,11 +136,16 @@ def write(compared: Compared, out: Path) -> list[Path]:
         write_text(out / name, text)
     paths = [out / name for name in texts]
     title = ", ".join(experiment.path.resolve().name for experiment in compared.experiments)
-    paths += save_figure(curves_figure(compared.rows, compared.metrics, title), out / "curves")
-    if any(found for _, found in _with_differences(compared)):
-        figure = differences_figure(compared.found, compared.baseline, compared.confidence)
-        paths += save_figure(figure, out / "differences")
+    paths += save_figure(curves_figure(compared.rows, drawn_metrics(compared.metrics), title), out / "curves")
+    drawn = {metric: compared.found.get(metric, ()) for metric in drawn_metrics(compared.metrics)}
+    if any(drawn.values()):
+        paths += save_figure(differences_figure(drawn, compared.baseline, compared.confidence), out / "differences")
     return paths
+
+
+def drawn_metrics(metrics: Sequence[Metric]) -> list[Metric]:
+    """Those that go into pictures: the leading one and the loss."""
+    return list(dict.fromkeys([metrics[0], *(metric for metric in metrics if metric.loss)]))
 
 
 def check_folder(out: Path, experiments: Sequence[Experiment]) -> None:

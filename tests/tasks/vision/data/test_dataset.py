@@ -109,7 +109,7 @@ def test_hold_out_keeps_each_class_s_share():
 
 @pytest.mark.parametrize("amount", [0.0, 1.0, -0.5, 1.5, 0, 10, -1])
 def test_hold_out_refuses(amount):
-    with pytest.raises(ValueError, match=r"hold_out takes a fraction in|takes 1 to 9 images"):
+    with pytest.raises(ValueError, match=r"the part to hold out must lie between 0 and 1|takes 1 to 9 images"):
         make([0, 1] * 5).hold_out(amount, 0)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from pathlib import Path
 
@@ -9,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lookaround.tasks.vision.data import DataError, load_data
-from lookaround.tasks.vision.data.folder import FILES_PER_TASK
+from lookaround.tasks.vision.data import DataError, decoding, folder, load_data
+from lookaround.tasks.vision.data.decoding import FILES_PER_TASK
 
 TARBALL = Path(__file__).parents[2].parent / "shared" / "data" / "cifar10_jpeg.tar.xz"
 
@@ -110,7 +111,7 @@ def test_size_resizes(tree):
     assert data.train_images.shape == (6, 3, 4, 4)
     image = Image.open(tree / "train" / "cat" / "0.png").resize((4, 4), Image.Resampling.BILINEAR)
     assert torch.equal(data.train_images[0], torch.from_numpy(np.array(image)).permute(2, 0, 1))
-    with pytest.raises(ValueError, match="size must be at least 1 pixel, got 0"):
+    with pytest.raises(ValueError, match="--image-size must be at least 1 pixel, got 0"):
         load_data("folder", tree, size=0)
 
 
@@ -122,13 +123,23 @@ def expect(tree: Path, match: str) -> None:
 
 def test_images_of_two_sizes(tree):
     save(tree / "train" / "dog" / "1.png", 0, size=(9, 7))
-    expect(tree, r"one size: .*train/dog/1.png is 9×7, .*train/cat/0.png is 6×5 .*pass size")
+    expect(
+        tree, r"one size: most are 6×5 \(width×height\), .*train/dog/1.png is 9×7; resize them all with --image-size$"
+    )
+
+
+def test_many_images_of_other_sizes_are_counted(tree):
+    for index in range(8):
+        save(tree / "train" / "dog" / f"odd{index}.png", 0, size=(9, 7 + index % 2))
+    for index in range(9):
+        save(tree / "train" / "dog" / f"usual{index}.png", 0)
+    expect(tree, r"most are 6×5 .*odd6.png is 9×7, .*odd1.png is 9×8 and 3 more; resize")
 
 
 def test_training_and_test_of_two_sizes(tree):
     for path in (tree / "test").rglob("*.png"):
         save(path, 0, size=(9, 7))
-    expect(tree, r"one shape, they have \(3, 5, 6\) and \(3, 7, 9\)")
+    expect(tree, r"most are 6×5 .*test/cat/0.png is 9×7, .*test/dog/1.png is 9×7; resize")
 
 
 def test_missing_folders(tree, tmp_path_factory):
@@ -160,7 +171,64 @@ def test_empty_class(tree):
 
 def test_not_an_image(tree):
     (tree / "train" / "dog" / "1.png").write_bytes(b"this is text")
-    expect(tree, r"cannot decode .*/train/dog/1.png: it is not an image")
+    expect(tree, r"^cannot decode an image: .*/train/dog/1.png: it is not an image$")
+
+
+@pytest.mark.parametrize("workers", [None, 0], ids=["in memory", "on the disk"])
+def test_all_that_are_no_images_are_named_at_once(tree, workers):
+    os.mkfifo(tree / "train" / "cat" / "pipe.png")  # which would be waited for without end
+    (tree / "train" / "cat" / "folder.png").mkdir()
+    (tree / "train" / "dog" / "1.png").write_bytes(b"this is text")
+    (tree / "test" / "dog" / "0.png").write_bytes((tree / "test" / "dog" / "0.png").read_bytes()[:60])
+    (tree / "test" / "dog" / "gone.png").symlink_to(tree / "nowhere")
+    with pytest.raises(DataError) as caught:
+        load_data("folder", tree, workers=workers)
+    first, *others = str(caught.value).removeprefix("cannot decode 5 images: ").split("; ")
+    assert first == f"{tree}/train/cat/folder.png: it is not a regular file"
+    assert others[:2] == [
+        f"{tree}/train/cat/pipe.png: it is not a regular file",
+        f"{tree}/train/dog/1.png: it is not an image",
+    ]
+    assert [other.partition(": ")[0] for other in others[2:]] == [
+        f"{tree}/test/dog/0.png",
+        f"{tree}/test/dog/gone.png",
+    ]
+
+
+def test_a_count_of_images_reads_only_those(tree, monkeypatch):
+    for index in range(20):
+        save(tree / "train" / "cat" / f"more{index}.png", index)
+    whole = load_data("folder", tree)
+    opened: list[Path] = []
+
+    def watched(path, size):
+        opened.append(path)
+        return decode(path, size)
+
+    decode = decoding.decode
+    monkeypatch.setattr(decoding, "decode", watched)
+    part = load_data("folder", tree, counts=(5, 2), seed=3)
+    assert len(opened) == len(set(opened)) == 7
+    expected = whole.subset(5, 2, seed=3)
+    assert (part.mean, part.std) == (expected.mean, expected.std)
+    for name in ("train_images", "train_labels", "test_images", "test_labels"):
+        assert torch.equal(getattr(part, name), getattr(expected, name))
+    with pytest.raises(ValueError, match=r"a subset of the training images of .* takes 1 to 26 images, got 27"):
+        load_data("folder", tree, counts=(27, None))
+
+
+def test_images_that_memory_cannot_hold_are_refused_before_they_are_read(tree, monkeypatch):
+    monkeypatch.setattr(folder, "available_memory", lambda: 899)  # ten images of 90 bytes
+    expect(tree, r"^10 images of 6×5 pixels take 0.0 GB of memory and 0.0 GB are free; read them .* with --stream")
+    monkeypatch.setattr(folder, "available_memory", lambda: 900)
+    assert len(load_data("folder", tree).train_labels) == 6
+
+
+def test_reading_many_images_is_announced(tree, monkeypatch, caplog):
+    monkeypatch.setattr(decoding, "_MANY", 6)
+    with caplog.at_level("INFO", "lookaround"):
+        load_data("folder", tree)
+    assert caplog.messages == [f"reading 6 images from {tree}/train"]
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
@@ -170,12 +238,12 @@ def test_truncated_image(tree, suffix):
     Image.fromarray(pixels).save(buffer, "PNG" if suffix == "png" else "JPEG")
     path = tree / "train" / "cat" / f"broken.{suffix}"
     path.write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
-    expect(tree, rf"cannot decode .*broken.{suffix}: ")
+    expect(tree, rf"cannot decode an image: .*broken.{suffix}: ")
 
 
 def test_sixteen_bit_pixels_are_refused_and_not_clipped(tree):
     Image.fromarray(np.full((5, 6), 40_000, dtype=np.uint16)).save(tree / "train" / "cat" / "0.png")
-    expect(tree, r"cat/0.png has pixels of mode I;16; convert it to 8 bits")
+    expect(tree, r"cat/0.png: it has pixels of mode I;16; convert it to 8 bits")
 
 
 @pytest.mark.skipif(not TARBALL.is_file(), reason=f"needs the CIFAR-10 JPEG tree packed in {TARBALL}")

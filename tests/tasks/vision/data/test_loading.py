@@ -49,14 +49,14 @@ def test_unknown_name(name):
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "folder"])
 def test_root_is_needed_and_must_exist(name, tmp_path):
-    with pytest.raises(DataError, match=f"{name} needs root"):
+    with pytest.raises(DataError, match=f"{name} needs --root"):
         load_data(name)
     with pytest.raises(DataError, match=f"{name}: there is no folder {tmp_path / 'nowhere'}"):
         load_data(name, tmp_path / "nowhere")
 
 
 def test_size_is_for_folders():
-    with pytest.raises(DataError, match="digits has a size of its own"):
+    with pytest.raises(DataError, match="digits is always read into memory as it is"):
         load_data("digits", size=16)
 
 

@@ -63,6 +63,7 @@ _CHANGES: dict[str, Callable[[Tensor, Generator], Tensor]] = {
     "small-rotation": geometry.small_rotation,
     "perspective": geometry.perspective,
     "equalize": policies.random_equalize,
+    "resized-crop": geometry.resized_crop,
 }
 AUGMENTATIONS = tuple(_CHANGES)
 _OF_PHOTOGRAPHS = ("horizontal-flip", "vertical-flip", "rand-augment", "auto-augment", "perspective", "equalize")
@@ -83,7 +84,10 @@ def augmentation(name: str) -> Augmentation:
     small-rotation      up to ±10 degrees, interpolated
     perspective         corners up to a quarter of the side inwards, with probability 1/2, interpolated
     equalize            histogram equalization, with probability 1/2
+    resized-crop        a part of 8 to 100 % of the area, 3:4 to 4:3, scaled to the whole, interpolated
     ==================  ================================================================================
+
+    Names with ``+`` between them come one after the other, such as ``horizontal-flip+rotation``.
 
     Raises:
         ValueError: for an unknown name.
@@ -95,9 +99,25 @@ def augmentation(name: str) -> Augmentation:
         >>> augmentation("rand-augment")(images, torch.Generator().manual_seed(0)).shape
         torch.Size([8, 3, 32, 32])
     """
-    if name not in _CHANGES:
-        raise ValueError(f"unknown augmentation {name!r}; choose among {', '.join(AUGMENTATIONS)}")
-    return Augmentation(name, _CHANGES[name])
+    parts = name.split("+")
+    unknown = [part for part in parts if part not in _CHANGES]
+    if unknown:
+        raise ValueError(
+            f"unknown augmentation {unknown[0]!r}; choose among {', '.join(AUGMENTATIONS)}, or join some with +"
+        )
+    return Augmentation(name, _in_turn([_CHANGES[part] for part in parts]))
+
+
+def _in_turn(changes: list[Callable[[Tensor, Generator], Tensor]]) -> Callable[[Tensor, Generator], Tensor]:
+    if len(changes) == 1:
+        return changes[0]
+
+    def changed(images: Tensor, generator: Generator) -> Tensor:
+        for change in changes:
+            images = change(images, generator)
+        return images
+
+    return changed
 
 
 def default_augmentations(data_name: str, branches: int) -> list[str]:

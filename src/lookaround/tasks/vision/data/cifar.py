@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lookaround.tasks.vision.data.dataset import DataError, ImageData
+from lookaround.tasks.vision.data.dataset import ImageData
+from lookaround.tasks.vision.data.errors import DataError
 
 
 def load_cifar(name: str, root: Path) -> ImageData:

@@ -1,22 +1,21 @@
-"""Labelled images held in memory, and the deterministic ways of taking a part of them."""
+"""Labelled images, in memory or on the disk, and the deterministic ways of taking a part of them."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-
-class DataError(ValueError):
-    """Images that cannot be loaded; the message is one line that names the path or the value at fault."""
+from lookaround.tasks.vision.data.errors import DataError
+from lookaround.tasks.vision.data.images import Images, channel_sums, moments, normalized, select
 
 
 @dataclass(frozen=True)
 class ImageData:
-    """Training and test images of one data set, all in memory.
+    """Training and test images of one data set, in memory or read when they are asked for.
 
     Images are uint8 of shape ``(N, C, H, W)`` and stay so until `normalize`, which makes a batch a quarter of its
     float32 size on the way to the device and lets augmentations work on bytes. Build one with `from_images`, which
@@ -45,9 +44,9 @@ class ImageData:
     """
 
     name: str
-    train_images: Tensor
+    train_images: Images
     train_labels: Tensor
-    test_images: Tensor
+    test_images: Images
     test_labels: Tensor
     classes: tuple[str, ...]
     mean: tuple[float, ...]
@@ -57,9 +56,9 @@ class ImageData:
     def from_images(
         cls,
         name: str,
-        train_images: Tensor,
+        train_images: Images,
         train_labels: Tensor,
-        test_images: Tensor,
+        test_images: Images,
         test_labels: Tensor,
         classes: Sequence[str],
     ) -> ImageData:
@@ -74,7 +73,7 @@ class ImageData:
         if train_images.shape[1:] != test_images.shape[1:]:
             shapes = f"{tuple(train_images.shape[1:])} and {tuple(test_images.shape[1:])}"
             raise DataError(f"{name}: training and test images must have one shape, they have {shapes}")
-        mean, std = channel_statistics(train_images)
+        mean, std = _statistics(train_images)
         return cls(name, train_images, train_labels, test_images, test_labels, tuple(classes), mean, std)
 
     def subset(self, train: int | None, test: int | None, seed: int) -> ImageData:
@@ -91,7 +90,7 @@ class ImageData:
         Raises:
             ValueError: for a count below 1 or above what there is.
         """
-        parts = []
+        parts: list[Any] = []
         for what, count, images, labels in (
             ("training", train, self.train_images, self.train_labels),
             ("test", test, self.test_images, self.test_labels),
@@ -99,12 +98,11 @@ class ImageData:
             if count is None:
                 parts += [images, labels]
                 continue
-            _check_count(f"a subset of the {what} images of {self.name}", count, len(labels))
-            chosen = class_order(labels, seed, proportional=False)[:count].sort().values
-            parts += [images[chosen], labels[chosen]]
+            chosen = choose_balanced(labels, f"{what} images of {self.name}", count, seed)
+            parts += [select(images, chosen), labels[chosen]]
         return ImageData.from_images(self.name, parts[0], parts[1], parts[2], parts[3], self.classes)
 
-    def hold_out(self, fraction_or_count: float, seed: int) -> tuple[ImageData, Tensor, Tensor]:
+    def hold_out(self, fraction_or_count: float, seed: int) -> tuple[ImageData, Images, Tensor]:
         """Splits validation images off the training set, stratified: each class keeps its share (±1).
 
         ``mean`` and ``std`` are measured anew, so the validation images leave no trace in the normalization.
@@ -124,14 +122,21 @@ class ImageData:
         count = fraction_or_count
         if isinstance(fraction_or_count, float):
             if not 0 < fraction_or_count < 1:
-                raise ValueError(f"hold_out takes a fraction in (0, 1) or an int count, got {fraction_or_count}")
+                raise ValueError(
+                    f"the part to hold out must lie between 0 and 1, or be a count, got {fraction_or_count}"
+                )
             count = round(fraction_or_count * total)
-        _check_count(f"validation images out of {self.name}'s training images", int(count), total - 1)
+        _check_count(f"holding out a part of {self.name}'s {total} training images", int(count), total - 1)
         order = class_order(self.train_labels, seed, proportional=True)
         held, kept = order[: int(count)].sort().values, order[int(count) :].sort().values
-        rest = replace(self, train_images=self.train_images[kept], train_labels=self.train_labels[kept])
-        mean, std = channel_statistics(rest.train_images)
-        return replace(rest, mean=mean, std=std), self.train_images[held], self.train_labels[held]
+        rest = replace(self, train_images=select(self.train_images, kept), train_labels=self.train_labels[kept])
+        mean, std = _statistics(rest.train_images)
+        return replace(rest, mean=mean, std=std), select(self.train_images, held), self.train_labels[held]
+
+    def to(self, device: torch.device | str) -> ImageData:
+        """The same data with its tensors on a device, and its images arriving there."""
+        parts = ("train_images", "train_labels", "test_images", "test_labels")
+        return replace(self, **{part: getattr(self, part).to(torch.device(device)) for part in parts})
 
     def normalize(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """``(images / 255 - mean) / std`` per channel, on the images' own device.
@@ -140,27 +145,23 @@ class ImageData:
             images: uint8 ``(N, C, H, W)``.
             dtype: of the result; the arithmetic is float32 (float64 for float64).
         """
-        work = torch.float64 if dtype == torch.float64 else torch.float32
-        mean, std = torch.tensor([self.mean, self.std], dtype=work, device=images.device).view(2, -1, 1, 1)
-        return images.to(work).sub_(mean * 255).div_(std * 255).to(dtype)
+        return normalized(images, self.mean, self.std, dtype)
 
 
-def channel_statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and population standard deviation per channel of uint8 NCHW images on the scale [0, 1], exactly.
+def _statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and population standard deviation per channel on the scale [0, 1]."""
+    count, _, height, width = images.shape
+    return moments(channel_sums(images), count * height * width)
 
-    Bytes have 256 values, so their histogram gives both moments in float64 without a float copy of the images.
-    A constant channel gets the standard deviation 1, so that dividing by it is safe.
+
+def choose_balanced(labels: Tensor, what: str, count: int, seed: int) -> Tensor:
+    """The indices of ``count`` images, equally many of each class (±1) as far as it has them, in rising order.
+
+    Raises:
+        ValueError: for a count below 1 or above what there is, naming ``what``.
     """
-    levels = torch.arange(256, dtype=torch.float64, device=images.device) / 255
-    means, stds = [], []
-    for channel in images.unbind(1):
-        weights = channel.reshape(-1).bincount(minlength=256).double() / channel.numel()
-        mean = torch.dot(weights, levels)
-        variance = torch.dot(weights, (levels - mean) ** 2).item()
-        constant = int(weights.count_nonzero()) == 1
-        means.append(mean.item())
-        stds.append(1.0 if constant else math.sqrt(variance))
-    return tuple(means), tuple(stds)
+    _check_count(f"a subset of the {what}", count, len(labels))
+    return class_order(labels, seed, proportional=False)[:count].sort().values
 
 
 def class_order(labels: Tensor, seed: int, *, proportional: bool) -> Tensor:
@@ -182,9 +183,10 @@ def class_order(labels: Tensor, seed: int, *, proportional: bool) -> Tensor:
     return shuffled[key.argsort(stable=True)].to(labels.device)
 
 
-def _check_part(name: str, part: str, images: Tensor, labels: Tensor, classes: int) -> None:
-    if images.ndim != 4 or images.dtype != torch.uint8 or not images.numel():
-        got = f"{images.dtype} of shape {tuple(images.shape)}"
+def _check_part(name: str, part: str, images: Images, labels: Tensor, classes: int) -> None:
+    dtype = getattr(images, "dtype", torch.uint8)  # what is read from files has no other
+    if len(images.shape) != 4 or dtype != torch.uint8 or not images.shape.numel():
+        got = f"{dtype} of shape {tuple(images.shape)}"
         raise DataError(f"{name}: {part} images must be uint8 of shape (N, C, H, W) with none of them 0, got {got}")
     if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
         got = f"{labels.dtype} of shape {tuple(labels.shape)} for {len(images)} images"

@@ -2,59 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lookaround.tasks.vision.data.dataset import DataError, ImageData
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Pixels = NDArray[np.uint8]
+from lookaround.tasks.vision.data.dataset import ImageData, choose_balanced
+from lookaround.tasks.vision.data.decoding import BadImageError, Faults, decode_all, is_gray
+from lookaround.tasks.vision.data.errors import DataError
+from lookaround.tasks.vision.data.images import Images
+from lookaround.tasks.vision.data.streamed import StreamedImages
 
 SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
-GRAY_MODES = frozenset(("1", "L", "LA", "La"))
-COLOR_MODES = frozenset(("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV"))
-FILES_PER_TASK = 128
 
 
-def load_folder(root: Path, size: int | None = None) -> ImageData:
-    """Decodes every image of a class-folder tree into memory, with threads.
+class Part(NamedTuple):
+    """The files of one split and their labels."""
+
+    files: list[Path]
+    labels: Tensor
+
+
+def load_folder(
+    root: Path,
+    size: int | None = None,
+    *,
+    counts: tuple[int | None, int | None] = (None, None),
+    seed: int = 0,
+    workers: int | None = None,
+) -> ImageData:
+    """Reads a class-folder tree into memory, or leaves it on the disk and reads images when they are asked for.
 
     The classes are the folders in ``root/train``, in alphabetical order; the test images lie in the same folders in
     ``root/test``, or in ``root/val`` where there is no ``test``. Files that do not end like an image are passed over.
-    All images are grayscale (C = 1) if every file is, and RGB otherwise.
+    All images are grayscale (C = 1) if every file that is read is, and RGB otherwise.
 
     Args:
         root: the folder that holds ``train`` and ``test`` or ``val``.
         size: resize every image to ``size`` × ``size`` pixels (antialiased bilinear); None asks that all be of one
             size already.
+        counts: numbers of training and test images to read, equally many of each class; the others are not opened. None: all.
+        seed: of the choice of these images.
+        workers: processes that read ahead; None decodes everything into memory now. On the disk every image is decoded once at
+            the beginning, to find damaged ones and to measure mean and standard deviation.
 
     Raises:
         DataError: naming the path, for a folder that is missing or empty, a test class that training lacks or the
-            other way round, a file that is no whole image, or images of different sizes without ``size``.
+            other way round; naming all of them, for files that are no whole images, or images of different sizes without ``size``;
+            for images that do not fit into memory.
+        ValueError: for a count outside what there is, or a size below 1.
     """
     if size is not None and size < 1:
-        raise ValueError(f"size must be at least 1 pixel, got {size}")
+        raise ValueError(f"--image-size must be at least 1 pixel, got {size}")
     test_root = next((root / part for part in ("test", "val") if (root / part).is_dir()), root / "test")
     classes = _class_names(root / "train")
     _check_same_classes(classes, root / "train", test_root)
-    parts: list[Tensor] = []
-    for folder in (root / "train", test_root):
-        files = [_image_files(folder / name) for name in classes]
-        counts = torch.tensor([len(group) for group in files])
-        images = _decode_all(list(chain.from_iterable(files)), size)
-        parts += [images, torch.arange(len(classes)).repeat_interleave(counts)]
-    channels = max(parts[0].shape[1], parts[2].shape[1])
-    train, test = (images.expand(-1, channels, -1, -1).contiguous() for images in (parts[0], parts[2]))
-    return ImageData.from_images(root.resolve().name, train, parts[1], test, parts[3], classes)
+    name = root.resolve().name
+    listed = zip((root / "train", test_root), ("training", "test"), counts, strict=True)
+    train, test = (_chosen(_listed(folder, classes), f"{what} images of {name}", n, seed) for folder, what, n in listed)
+    images = _in_memory((train, test), size) if workers is None else _on_disk((train, test), size, workers)
+    return ImageData.from_images(name, images[0], train.labels, images[1], test.labels, classes)
 
 
 def _class_names(folder: Path) -> list[str]:
@@ -76,6 +86,12 @@ def _check_same_classes(classes: Sequence[str], train: Path, test: Path) -> None
             raise DataError(f"class folder {train / name} is missing: {test / name} has no training images")
 
 
+def _listed(folder: Path, classes: Sequence[str]) -> Part:
+    groups = [_image_files(folder / name) for name in classes]
+    counts = torch.tensor([len(group) for group in groups])
+    return Part(list(chain.from_iterable(groups)), torch.arange(len(classes)).repeat_interleave(counts))
+
+
 def _image_files(folder: Path) -> list[Path]:
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
     if not files:
@@ -83,51 +99,60 @@ def _image_files(folder: Path) -> list[Path]:
     return files
 
 
-def _decode_all(files: Sequence[Path], size: int | None) -> Tensor:
-    """The files' pixels, uint8 ``(N, C, H, W)``, written into one tensor as the threads deliver them."""
-    decoded = _decoded(files, size)
-    first = next(decoded)
-    images = torch.empty((len(files), *_chw(first).shape), dtype=torch.uint8)
-    for index, (path, pixels) in enumerate(zip(files, chain([first], decoded), strict=True)):
-        image = _chw(pixels)
+def _chosen(part: Part, what: str, count: int | None, seed: int) -> Part:
+    if count is None:
+        return part
+    chosen = choose_balanced(part.labels, what, count, seed)
+    return Part([part.files[index] for index in chosen.tolist()], part.labels[chosen])
+
+
+def _on_disk(parts: Sequence[Part], size: int | None, workers: int) -> Sequence[Images]:
+    files = [part.files for part in parts]
+    channels = 1 if all(map(is_gray, chain.from_iterable(files))) else 3
+    return StreamedImages.survey(files, channels, size, workers)
+
+
+def _in_memory(parts: Sequence[Part], size: int | None) -> Sequence[Images]:
+    """The pixels of each split, uint8 ``(N, C, H, W)`` with C in common, written into one tensor as the threads deliver them."""
+    faults = Faults()
+    decoded = [_decoded(part.files, size, faults, sum(len(p.files) for p in parts)) for part in parts]
+    faults.check()
+    found = [images for images in decoded if images is not None]
+    channels = max(images.shape[1] for images in found)
+    return [images.expand(-1, channels, -1, -1).contiguous() for images in found]
+
+
+def _decoded(files: Sequence[Path], size: int | None, faults: Faults, total: int) -> Tensor | None:
+    images: Tensor | None = None
+    for index, (path, image) in enumerate(zip(files, decode_all(files, size), strict=True)):
+        if not faults.note(path, image) or isinstance(image, BadImageError):
+            continue
+        if images is None:
+            _check_fits(total, image)
+            images = torch.empty((len(files), *image.shape), dtype=torch.uint8)
         if image.shape[1:] != images.shape[2:]:
-            sizes = f"{_size(image)}, {files[0]} is {_size(images)}"
-            raise DataError(f"images must have one size: {path} is {sizes} (width×height); pass size to resize them")
+            continue
         if len(image) > images.shape[1]:
             images = images.expand(-1, 3, -1, -1).contiguous()
         images[index] = image
     return images
 
 
-def _decoded(files: Sequence[Path], size: int | None) -> Iterator[Pixels]:
-    """Every file's pixels in order; PIL decodes without the interpreter lock, so the threads run side by side."""
-    tasks = [files[start : start + FILES_PER_TASK] for start in range(0, len(files), FILES_PER_TASK)]
-    with ThreadPoolExecutor() as pool:
-        for batch in pool.map(lambda task: [_decode(path, size) for path in task], tasks):
-            yield from batch
+def _check_fits(count: int, image: Tensor) -> None:
+    """Raises `DataError` where so many images of this size are more than the machine has memory for."""
+    needed, free = count * image.numel(), available_memory()
+    if free is not None and needed > free:
+        raise DataError(
+            f"{count:,} images of {image.shape[-1]}×{image.shape[-2]} pixels take {needed / 1e9:.1f} GB of memory and "
+            f"{free / 1e9:.1f} GB are free; read them as they are needed with --stream, fewer with --train-images, or "
+            "smaller ones with --image-size"
+        )
 
 
-def _decode(path: Path, size: int | None) -> Pixels:
-    import numpy as np
-    from PIL import Image
-
+def available_memory() -> int | None:
+    """Bytes that can be had without swapping, where the system says so (Linux)."""
     try:
-        with Image.open(path) as image:
-            if image.mode not in GRAY_MODES | COLOR_MODES:
-                raise DataError(f"{path} has pixels of mode {image.mode}; convert it to 8 bits a channel")
-            plain = image.convert("L" if image.mode in GRAY_MODES else "RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = "it is not an image" if "cannot identify" in str(error) else error
-        raise DataError(f"cannot decode {path}: {reason}") from error
-    if size is not None:
-        plain = plain.resize((size, size), Image.Resampling.BILINEAR)
-    return np.array(plain)
-
-
-def _chw(pixels: Pixels) -> Tensor:
-    image = torch.from_numpy(pixels)
-    return image.unsqueeze(0) if image.ndim == 2 else image.permute(2, 0, 1)
-
-
-def _size(images: Tensor) -> str:
-    return f"{images.shape[-1]}×{images.shape[-2]}"
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return None

@@ -6,6 +6,8 @@ that a run sees the same images on every device; the pixels are worked on where 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Generator, Tensor
 
@@ -126,6 +128,30 @@ def perspective(images: Tensor, generator: Generator) -> Tensor:
     output = images.clone()
     output[rows] = perspective_to(images[rows], corners(height, width) + sign * moved[chosen])
     return output
+
+
+def resized_crop(images: Tensor, generator: Generator) -> Tensor:
+    """A random part of each image, scaled to its size with bilinear interpolation.
+
+    The part has 8 to 100 % of the area and sides of 3:4 to 4:3 (the logarithm of the ratio is uniform), cut to the image where it would
+    not fit: torchvision's ``RandomResizedCrop`` at its defaults, but for drawing again there.
+    """
+    height, width = images.shape[-2:]
+    draw = torch.rand(len(images), 4, generator=generator, dtype=torch.float64)
+    area = 0.08 + 0.92 * draw[:, 0]
+    ratio = torch.exp((2 * draw[:, 1] - 1) * math.log(4 / 3))
+    sides = torch.stack([(area * ratio * height / width).sqrt(), (area / ratio * width / height).sqrt()], 1).clamp(
+        max=1
+    )
+    centre = (1 - sides) * (2 * draw[:, 2:] - 1)
+    theta = torch.zeros(len(images), 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1] = sides[:, 0].float(), sides[:, 1].float()
+    theta[:, :, 2] = centre.float()
+    grid = torch.nn.functional.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
+    pixels = torch.nn.functional.grid_sample(
+        images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False
+    )
+    return pixels.round_().to(torch.uint8)
 
 
 def corners(height: int, width: int) -> Tensor:

@@ -73,3 +73,62 @@ def resnet9(classes: int, channels: int, width: int) -> nn.Sequential:
         nn.Flatten(),
         ScaledLinear(8 * width, classes),
     )
+
+
+def toy_cnn(classes: int, channels: int, width: int) -> nn.Sequential:
+    """Two 3x3 convolutions, each halved by max-pooling, and two linear layers: the toy network of Guo et al. 2022, figure 1.
+
+    The paper gives neither channels nor units: here they are width and 2 × width, and 4 × width for every pixel of a pooled
+    4x4 image. It is pooled to that whatever the image.
+    """
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+        nn.Conv2d(width, 2 * width, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+        nn.AdaptiveAvgPool2d(4),
+        nn.Flatten(),
+        nn.Linear(32 * width, 4 * width),
+        nn.ReLU(inplace=True),
+        nn.Linear(4 * width, classes),
+    )
+
+
+class Scaled(nn.Module):
+    """Multiplies its input by a number."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return inputs * self.factor
+
+
+def airbench(classes: int, channels: int, width: int) -> nn.Sequential:
+    """The network of Jordan 2024 (94 % on CIFAR-10 in 3.29 seconds, airbench94), a ResNet-9 without its residuals.
+
+    A 2x2 convolution to 24 channels, then three groups (width, 4 × width and 4 × width channels) of a 3x3 convolution, pooling and
+    another 3x3 convolution, batch norm without scales and GELU after each, and a linear layer without bias whose output is divided by 9.
+    There the first layer's filters are the whitened patches of the training images, and stay so; here they are drawn, and trained.
+    The 3x3 filters begin as the identity on as many channels as there are. Images are at least 9x9.
+    """
+    first = nn.Conv2d(channels, 24, 2)
+    groups = [_group(before, after) for before, after in ((24, width), (width, 4 * width), (4 * width, 4 * width))]
+    last = nn.Linear(4 * width, classes, bias=False)
+    return nn.Sequential(first, nn.GELU(), *groups, nn.AdaptiveMaxPool2d(1), nn.Flatten(), last, Scaled(1 / 9))
+
+
+def _group(inputs: int, outputs: int) -> nn.Sequential:
+    convolutions = [
+        nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+        nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
+    ]
+    for convolution in convolutions:
+        nn.init.dirac_(convolution.weight[: convolution.in_channels])
+    norms = [nn.BatchNorm2d(outputs, momentum=0.4, eps=1e-12) for _ in range(2)]
+    for norm in norms:
+        norm.weight.requires_grad_(False)
+    return nn.Sequential(convolutions[0], nn.MaxPool2d(2), norms[0], nn.GELU(), convolutions[1], norms[1], nn.GELU())

@@ -51,6 +51,62 @@ def vgg_network(builder: str, classes: int, channels: int, image_size: int) -> n
     return network
 
 
+def dense_network(builder: str, classes: int, channels: int, image_size: int) -> nn.Module:
+    """torchvision's ``builder`` (a DenseNet) without weights.
+
+    Images of at most 64 pixels get a 3x3 stem of stride 1 and no pooling after it.
+    """
+    from torchvision import models
+
+    network: Any = getattr(models, builder)(weights=None, num_classes=classes)
+    width = network.features.conv0.out_channels
+    if image_size <= SMALL_IMAGE:
+        network.features.conv0 = _convolution(nn.Conv2d(channels, width, 3, padding=1, bias=False))
+        network.features.pool0 = nn.Identity()
+    elif channels != 3:
+        network.features.conv0 = _convolution(nn.Conv2d(channels, width, 7, stride=2, padding=3, bias=False))
+    assert isinstance(network, nn.Module)
+    return network
+
+
+def patch_network(builder: str, classes: int, channels: int, image_size: int) -> nn.Module:
+    """torchvision's ``builder`` (a vision Transformer) without weights, on images whose sides are multiples of its patches.
+
+    Raises:
+        ValueError: for images of another size, or not of three channels.
+    """
+    from torchvision import models
+
+    if channels != 3 or image_size % 16:
+        raise ValueError(
+            f"{builder} takes images of 3 channels and a multiple of 16 pixels, got {channels} and {image_size}"
+        )
+    network = getattr(models, builder)(weights=None, num_classes=classes, image_size=image_size)
+    assert isinstance(network, nn.Module)
+    return network
+
+
+def timm_network(name: str, classes: int, channels: int, image_size: int) -> nn.Module:
+    """timm's model of that name, without weights.
+
+    Raises:
+        ValueError: without timm, for a name that it does not have, or what the model refuses.
+    """
+    try:
+        import timm
+    except ImportError as error:
+        raise ValueError(f"timm:{name} needs timm: pip install timm") from error
+    if not timm.is_model(name):
+        near = ", ".join(timm.list_models(f"*{name[:6]}*")[:5])
+        raise ValueError(f"timm has no model {name!r}{f'; near it are {near}' if near else ''}")
+    try:
+        network = timm.create_model(name, pretrained=False, num_classes=classes, in_chans=channels, img_size=image_size)
+    except TypeError:  # most convolutional networks take any size and have no such argument
+        network = timm.create_model(name, pretrained=False, num_classes=classes, in_chans=channels)
+    assert isinstance(network, nn.Module)
+    return network
+
+
 def _convolution(layer: nn.Conv2d) -> nn.Conv2d:
     _initialize(layer)
     return layer

@@ -1,0 +1,112 @@
+"""Whole inner optimizers that share their parameters: copied, put in place of one another, set aside.
+
+The user's inner optimizer stays the object that steps, so hooks on it, its groups and whoever holds it are untouched; what belongs to a
+branch is what stands in its ``__dict__``. To go from one branch to the next is to exchange that. Nothing is recognised by a name: whatever
+an optimizer keeps, and under whatever key, is in there. (`copy.deepcopy` would not do: torch's ``__getstate__`` drops attributes.)
+"""
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+Attributes = dict[str, Any]
+
+HOOKS = (
+    "_optimizer_step_pre_hooks",
+    "_optimizer_step_post_hooks",
+    "_optimizer_state_dict_pre_hooks",
+    "_optimizer_state_dict_post_hooks",
+    "_optimizer_load_state_dict_pre_hooks",
+    "_optimizer_load_state_dict_post_hooks",
+)
+
+# What is one for all branches: the groups that users and schedulers write to, and what belongs to the object as such.
+_COMMON = frozenset((*HOOKS, "param_groups", "defaults", "inner", "step", "_opt_called", "_zero_grad_profile_name"))
+
+
+def attributes(optimizers: Sequence[Optimizer]) -> list[Attributes]:
+    """What of each optimizer belongs to the branch that is in place."""
+    return [{key: value for key, value in vars(o).items() if key not in _COMMON} for o in optimizers]
+
+
+def exchange(optimizers: Sequence[Optimizer], others: list[Attributes]) -> list[Attributes]:
+    """Put another branch in place, and give back what was there."""
+    ours = attributes(optimizers)
+    for optimizer, mine, theirs in zip(optimizers, ours, others, strict=True):
+        for key in mine.keys() - theirs.keys():
+            del vars(optimizer)[key]
+        vars(optimizer).update(theirs)
+    return ours
+
+
+@contextmanager
+def in_place(optimizers: Sequence[Optimizer], branch: list[Attributes]) -> Iterator[None]:
+    """Have a branch in place for a while, and its attributes as they are then in ``branch`` afterwards."""
+    ours = exchange(optimizers, branch)
+    try:
+        yield
+    finally:
+        branch[:] = exchange(optimizers, ours)
+
+
+def copied(optimizers: Sequence[Optimizer], params: Iterable[Tensor], model: nn.Module | None) -> list[Attributes]:
+    """A branch of its own with the values of the one in place; parameters, groups, modules and the optimizers themselves are shared.
+
+    What cannot be copied (a process group, a lock) is shared too, with a RuntimeWarning.
+    """
+    memo: dict[int, Any] = {}
+    modules = _modules(model, optimizers)
+    for shared in (*params, *modules, *(b for part in modules for b in part.buffers(recurse=False)), *optimizers):
+        memo[id(shared)] = shared
+    for optimizer in [*optimizers, *_held(optimizers)]:
+        _share_groups(optimizer, memo)
+    for inside in _held(optimizers):
+        memo[id(inside)] = object.__new__(type(inside))
+    for inside in _held(optimizers):
+        memo[id(inside)].__dict__.update(_copied(inside, vars(inside), memo))
+    return [_copied(o, mine, memo) for o, mine in zip(optimizers, attributes(optimizers), strict=True)]
+
+
+def _copied(optimizer: Optimizer, mine: Attributes, memo: dict[int, Any]) -> Attributes:
+    copies = {}
+    for key, value in mine.items():
+        try:
+            copies[key] = deepcopy(value, memo)
+        except (TypeError, RuntimeError, NotImplementedError, ValueError) as error:
+            warnings.warn(
+                f"{type(optimizer).__name__}.{key} cannot be copied ({error}): all branches share it",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            copies[key] = value
+    return copies
+
+
+def _share_groups(optimizer: Optimizer, memo: dict[int, Any]) -> None:
+    for shared in (optimizer.param_groups, *optimizer.param_groups, *(vars(optimizer).get(key) for key in HOOKS)):
+        memo[id(shared)] = shared
+
+
+def _modules(model: nn.Module | None, optimizers: Sequence[Optimizer]) -> list[nn.Module]:
+    """The model and what optimizers hold of one, with all parts."""
+    roots = [model, *(value for o in optimizers for value in vars(o).values())]
+    return [part for root in roots if isinstance(root, nn.Module) for part in root.modules()]
+
+
+def _held(optimizers: Sequence[Optimizer]) -> list[Optimizer]:
+    """Optimizers that other people's wrappers hold inside these."""
+    found: list[Optimizer] = []
+    for optimizer in optimizers:
+        for value in vars(optimizer).values():
+            inside = [v for v in (value if isinstance(value, list | tuple) else [value]) if isinstance(v, Optimizer)]
+            found += [v for v in inside if not any(v is o for o in (*optimizers, *found))]
+    return [*found, *_held_deeper(found, optimizers)]
+
+
+def _held_deeper(found: list[Optimizer], known: Sequence[Optimizer]) -> list[Optimizer]:
+    return [o for o in _held(found) if not any(o is k for k in known)] if found else []

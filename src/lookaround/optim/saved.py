@@ -1,0 +1,230 @@
+"""A wrapper with branches as a checkpoint sees it: each branch is saved and loaded as the whole inner optimizer that it is."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from lookaround.optim.branches import Branches
+from lookaround.optim.cadence import Place
+from lookaround.optim.common import Common
+from lookaround.optim.kept import SLOW, TRAINING
+from lookaround.optim.own import Own, check_buffers, inner_parts
+from lookaround.optim.replay import Replay
+from lookaround.optim.schema import count, split
+from lookaround.optim.wrapper import Group, Wrapper, chain
+from lookaround.tensors import copy_
+
+# The place in the nest of loops, as it stands in the groups.
+COUNTERS = ("round", "step", "branch", "taken", "pass")
+
+
+_START = Place()
+
+
+@dataclass
+class Run:
+    """What changes while a wrapper runs. It is held by one object, which proxies of the wrapper share.
+
+    Attributes:
+        branches, common, own, replay: the parts.
+        place: in the nest of loops.
+        walk: of the loop over `around` that is open; None outside of one.
+        left: whether a loop was left half-way.
+        resumed: whether a branch's turn was over but for the end of its loop's body when what was loaded was saved.
+        shown: how many `averaged` contexts are open.
+        evaluating: whether `eval` has put the average into the model.
+        created: whether the first step has only created state.
+        stale: the gradient that a turn without a step has left, and its version.
+        at: the place of the minibatch that is being trained on, among those taken together; None where each is taken alone.
+        last: whether this is the last turn of the loop over branches.
+        leaving: whether the loop over minibatches is left after this turn.
+    """
+
+    branches: Branches
+    common: Common
+    own: Own
+    replay: Replay
+    place: Place = _START
+    walk: object | None = None
+    left: bool = False
+    resumed: bool = False
+    shown: int = 0
+    evaluating: bool = False
+    created: bool = False
+    stale: tuple[Any, int] | None = None
+    at: int | None = None
+    last: bool = False
+    leaving: bool = False
+
+
+class Saved(Wrapper):
+    """State, state dict, copies and pickles of a wrapper with branches."""
+
+    _unshown: ClassVar[tuple[str, ...]] = (
+        *(f"{key}:" for key in (*COUNTERS, "at", "made", "batches", "has_slow", "has_training", "tensors", "entries")),
+        "inner.",
+        "replay.",
+    )
+    _run: Run
+
+    @property
+    def state(self) -> Any:
+        """The inner optimizer's state, of the branch in the model, with this wrapper's tensors in the parameters' entries."""
+        return self._run.own.state()
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self.inner.state = state
+
+    def _at(self, place: Place) -> None:
+        """Note where we are, in the groups too."""
+        before, self._run.place = self._run.place, place
+        for counter, old, new in zip(COUNTERS, before, place, strict=True):
+            if old != new:
+                self._set(counter, new)
+
+    def _saved(self) -> Group:
+        weights, outer = self._run.branches.weights, self._run.common.outer
+        state_dict = self._run.own.save(super()._saved())
+        state = state_dict["state"]
+        now: Group = {"has_slow": SLOW in weights, "has_training": TRAINING in weights}
+        now |= {"tensors": count(state), "entries": sum(map(bool, state.values()))}
+        now |= {f"outer.{key}": value for key, value in outer.settings().items()} if outer else {}
+        groups = [{**g, **{self._key(key): value for key, value in now.items()}} for g in state_dict["param_groups"]]
+        return {**state_dict, "param_groups": groups}
+
+    def _load(self, state_dict: Group) -> None:
+        theirs, own = split(state_dict["state"], f"{self.name}.")
+        whole = self._has_begun(state_dict["param_groups"])
+        if whole:
+            self._check_complete(state_dict, own)
+        before = self._snapshot()
+        try:
+            self._take_over(state_dict, theirs, own, whole)
+        except BaseException:
+            self._go_back(before)
+            raise
+        self._run.branches.bring_back()
+
+    def _has_begun(self, groups: list[Group]) -> bool:
+        """Whether a checkpoint is of this wrapper, in the middle of something."""
+        first = groups[0] if groups else {}
+        if (saved := first.get(self._key("branches"))) is None:
+            return False
+        here = self._get("branches")
+        if saved != here:
+            raise ValueError(
+                f"the checkpoint has {saved} branches, this {type(self).__name__} has {here}: "
+                f"build it with branches={saved}, or load the inner optimizer's part alone"
+            )
+        return any(first.get(self._key(counter)) for counter in COUNTERS) and not first.get(self._key("start"))
+
+    def _check_complete(self, state_dict: Group, own: Mapping[Any, Group]) -> None:
+        """Raise ValueError where something is missing that the middle of a round needs."""
+        first = state_dict["param_groups"][0]
+        waiting = [f"branch.{offset}" for offset in range(1, len(self._run.branches.local))]
+        needed = [f"{each}.weights" for each in waiting]
+        needed += [part for part in ("slow", "training") if first.get(self._key(f"has_{part}"))]
+        labels = {label for entry in own.values() for label in entry}
+        missing = [f"{self.name}.{label}" for label in needed if label not in labels]
+        if not missing:
+            check_buffers(own, waiting, self._run.branches)
+            missing = self._miscounted(state_dict, own)
+        if missing:
+            raise ValueError(
+                f"the checkpoint lacks {', '.join(missing)}: it was cut on the way (a flattened or filtered state dict drops what stands "
+                "beside the inner optimizer's entries); save and load what state_dict() gives, whole"
+            )
+
+    def _miscounted(self, state_dict: Group, own: Mapping[Any, Group]) -> list[str]:
+        """What is missing, in words, where there is less than was saved. Frameworks leave out entries of parameters not trained."""
+        first, state = state_dict["param_groups"][0], state_dict["state"]
+        ids = [i for group in state_dict["param_groups"] for i in group["params"]]
+        frozen = [i for i, p in zip(ids, self.params(), strict=True) if not p.requires_grad and not state.get(i)]
+        entries, tensors = first.get(self._key("entries"), 0), first.get(self._key("tensors"), 0)
+        absent = entries - sum(map(bool, state.values()))
+        if absent > len(frozen):
+            return [f"the entries of {absent} of {entries} parameters"]
+        fewer = tensors - count(state) if absent <= 0 else 0
+        labels = sorted({label for entry in own.values() for label in entry}, key=lambda label: "inner" in label)
+        gaps = [f"{self.name}.{label} of parameter {i}" for label in labels for i in ids if label not in own.get(i, {})]
+        return [f"{fewer} of {tensors} tensors", *gaps[:3]] if fewer > 0 else []
+
+    def _snapshot(self) -> list[tuple[Any, Group]]:
+        run = self._run
+        objects = [*chain(self), run, run.branches, run.common]
+        return [(each, dict(vars(each))) for each in objects] + [(run.common.own, dict(run.common.own))]
+
+    def _go_back(self, before: list[tuple[Any, Group]]) -> None:
+        for each, attributes in before:
+            target = each if isinstance(each, dict) else vars(each)
+            target.clear()
+            target.update(attributes)
+
+    def _take_over(self, state_dict: Group, theirs: Group, own: dict[Any, Group], whole: bool) -> None:
+        run, fresh = self._run, self._fresh_settings()
+        groups, local = state_dict["param_groups"], run.branches.local
+        current = groups[0].get(self._key("branch"), local.start) if whole else local.start
+        run.branches.clear(current)
+        run.common.own = {}
+        if whole:
+            self._load_idle(state_dict, own)
+        self._load_inner({**state_dict, "state": theirs})
+        self._complete_groups(fresh, known=groups[0].get(self._key("branches")) is not None)
+        run.branches.own_values.note(self.param_groups)
+        params = dict(zip((i for group in groups for i in group["params"]), self.params(), strict=True))
+        run.own.load({params[i]: entry for i, entry in own.items()})
+        if run.common.outer is not None:
+            head = self._key("outer.")
+            saved = {k.removeprefix(head): v for k, v in self.param_groups[0].items() if k.startswith(head)}
+            run.common.outer.load_settings(saved)
+        run.place = Place(*(self._get(counter) for counter in COUNTERS))
+        run.walk, run.left, run.created, run.evaluating, run.stale, run.at = None, False, False, False, None, None
+        run.resumed = run.place.taken > 0
+
+    def _load_idle(self, state_dict: Group, own: Mapping[Any, Group]) -> None:
+        """Each waiting branch is put in place, and loads its own state dict there."""
+        branches, inside = self._run.branches, chain(self.inner)
+        emptied = {id(o): vars(o).get("state") for o in inside}
+        for o in inside:
+            if "state" in vars(o):
+                vars(o)["state"] = defaultdict(dict)
+        for offset in range(1, len(branches.local)):
+            head = f"{self.name}.branch.{offset}."
+            beside = {key.removeprefix(head): v for key, v in state_dict.items() if key.startswith(head)}
+            groups = [branches.own_values.of_waiting(group, offset) for group in state_dict["param_groups"]]
+            branch = branches.at_offset(offset)
+            branches.restart(branch)
+            with branches.in_place(branch):
+                self._load_inner({**beside, "state": inner_parts(own, offset), "param_groups": groups})
+        for o in inside:
+            if "state" in vars(o):
+                vars(o)["state"] = emptied[id(o)]
+
+    def _fresh_settings(self) -> Group:
+        """The settings that a checkpoint of a plain inner optimizer leaves as they are, at the start of a first round."""
+        raise NotImplementedError
+
+    def _complete_groups(self, fresh: Group, known: bool) -> None:
+        """Add the settings a checkpoint does not have."""
+        for group in self.param_groups:
+            for key, value in fresh.items():
+                group.setdefault(key, value)
+
+    def __setstate__(self, state: Group) -> None:
+        super().__setstate__(state)
+        run = self._run
+        run.walk, run.shown, run.left, run.at, run.stale = None, 0, run.left, None, None
+        self._restore_training()
+
+    def _restore_training(self) -> None:
+        """A copy made while an average is shown has the training weights, and no average to take out of them."""
+        for kept in self._run.branches.kept:
+            pairs = kept.pairs(TRAINING)
+            copy_([live for live, _ in pairs], [value for _, value in pairs])
+            kept.drop(TRAINING)
+        self._run.evaluating = False
+
+    def __getstate__(self) -> Group:
+        return {**super().__getstate__(), "_run": replace(self._run, walk=None, stale=None)}

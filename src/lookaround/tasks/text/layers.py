@@ -1,0 +1,128 @@
+"""Layers of a Transformer (Vaswani et al. 2017), the norm before each sublayer as in the authors' later code."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Attention(nn.Module):
+    """Multi-head attention.
+
+    Args:
+        width: of inputs and outputs; the heads share it equally.
+        heads: their number.
+        dropout: of attention weights, in training.
+
+    Raises:
+        ValueError: for a width that the heads cannot share.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width must be a multiple of heads, got width {width} and heads {heads}")
+        self.heads, self.dropout = heads, dropout
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, queries: Tensor, values: Tensor, mask: Tensor | None = None, *, causal: bool = False) -> Tensor:
+        """Attends from each query to the values that it may see.
+
+        Args:
+            queries: ``(N, T, width)``.
+            values: ``(N, S, width)``; the queries themselves for self-attention.
+            mask: boolean ``(N, 1, 1, S)``, true where there is something to see; None where all may be seen.
+            causal: whether position t sees positions up to t only; S is T then, and ``mask`` None.
+        """
+        query = self._split(self.query(queries))
+        key, value = map(self._split, self.key_value(values).chunk(2, dim=-1))
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal=causal)
+        output: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
+        return output
+
+    def _split(self, inputs: Tensor) -> Tensor:
+        split: Tensor = inputs.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return split
+
+
+class Block(nn.Module):
+    """Self-attention, attention to another sequence where there is one, and two linear layers, each added to its input.
+
+    Args:
+        width: of inputs and outputs.
+        heads: of attention.
+        hidden: width between the two linear layers.
+        dropout: of attention weights and of what is added.
+        cross: whether there is another sequence to attend to.
+    """
+
+    def __init__(self, width: int, heads: int, hidden: int, dropout: float, *, cross: bool = False) -> None:
+        super().__init__()
+        self.attend = Attention(width, heads, dropout)
+        self.look = Attention(width, heads, dropout) if cross else None
+        self.feed = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, width))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3 if cross else 2))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        inputs: Tensor,
+        mask: Tensor | None = None,
+        *,
+        causal: bool = False,
+        memory: Tensor | None = None,
+        memory_mask: Tensor | None = None,
+    ) -> Tensor:
+        """``(N, T, width)`` in and out; masks as in `Attention.forward`."""
+        normed = self.norms[0](inputs)
+        inputs = inputs + self.dropout(self.attend(normed, normed, mask, causal=causal))
+        if self.look is not None:
+            inputs = inputs + self.dropout(self.look(self.norms[1](inputs), memory, memory_mask))
+        output: Tensor = inputs + self.dropout(self.feed(self.norms[-1](inputs)))
+        return output
+
+
+class Embedding(nn.Module):
+    """Tokens as vectors times the square root of their width, plus sinusoidal positions; the same vectors read tokens out.
+
+    Args:
+        vocabulary: number of tokens.
+        width: of the vectors.
+        dropout: of the sum.
+    """
+
+    def __init__(self, vocabulary: int, width: int, dropout: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(vocabulary, width) * width**-0.5)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor, start: int = 0) -> Tensor:
+        """int64 ``(N, T)``, the first at position ``start`` → ``(N, T, width)``."""
+        width = self.weight.shape[1]
+        vectors = F.embedding(tokens, self.weight) * math.sqrt(width)
+        places = sinusoids(start + tokens.shape[1], width)[start:]
+        output: Tensor = self.dropout(vectors + places.to(vectors))
+        return output
+
+    def read(self, vectors: Tensor) -> Tensor:
+        """Logits ``(N, T, vocabulary)``."""
+        return F.linear(vectors, self.weight)
+
+
+def sinusoids(length: int, width: int) -> Tensor:
+    """Positions as in Vaswani et al. 2017, section 3.5, float32 ``(length, width)``, sines in the first half of the columns.
+
+    Example:
+        >>> sinusoids(2, 4)[0].tolist()
+        [0.0, 0.0, 1.0, 1.0]
+    """
+    half = (width + 1) // 2
+    rates = torch.exp(torch.arange(half) * (-math.log(10000.0) / max(1, half - 1)))
+    angles = torch.arange(length)[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :width]

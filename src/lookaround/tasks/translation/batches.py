@@ -1,0 +1,187 @@
+"""Minibatches of sentence pairs by tokens, and what makes the branches' copies differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from lookaround.tasks.base import Batch, Batches, Copies
+from lookaround.tasks.streams import stream_seed
+from lookaround.tasks.text import Subwords, TextError
+from lookaround.tasks.text.subwords import BEGIN, END, PAD
+from lookaround.tasks.translation.network import Sentences
+from lookaround.tasks.translation.pairs import Pairs
+
+Difference = Literal["order", "word-dropout", "bpe-dropout"]
+DIFFERENCES: tuple[Difference, ...] = ("order", "word-dropout", "bpe-dropout")
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Differing:
+    """How the branches' copies of a minibatch differ.
+
+    Attributes:
+        branches: what each does: ``order``, nothing but which pairs come when; ``word-dropout``, blanks in the place of some
+            subwords that are read on both sides, never of those that are predicted; ``bpe-dropout``, other subwords for the same text.
+        word_dropout: probability of a blank.
+        bpe_dropout: probability that a merge of subwords is left out.
+        copies: ``independent``, each branch has its own order; ``shared``, all have the same.
+    """
+
+    branches: tuple[Difference, ...]
+    word_dropout: float
+    bpe_dropout: float
+    copies: Copies
+
+    def of(self, branch: int) -> Difference:
+        """What a branch does."""
+        return self.branches[branch % len(self.branches)]
+
+
+class PairBatches(Batches):
+    """The minibatches of one run: pairs of like length, as many as fit into ``batch`` tokens a side, padding included.
+
+    The pairs are sorted by length and cut once, so that every epoch has as many minibatches. In each epoch pairs of the same lengths
+    change places at random, and the minibatches come in an order drawn anew. Lengths are those without BPE-dropout.
+
+    Args:
+        pairs: to train on.
+        subwords: that both sides are read in.
+        batch: subwords of a minibatch, on the longer side.
+        differing: how copies differ.
+        seed: of the run.
+        branches: copies of each minibatch.
+        device: of the minibatches.
+
+    Raises:
+        TextError: for a sentence longer than a minibatch.
+    """
+
+    def __init__(
+        self,
+        pairs: Pairs,
+        subwords: Subwords,
+        *,
+        batch: int,
+        differing: Differing,
+        seed: int,
+        branches: int,
+        device: torch.device,
+    ) -> None:
+        self.pairs, self.subwords, self.differing = pairs, subwords, differing
+        self.seed, self.branches, self.device = seed, branches, device
+        self.encoded = [subwords.encode(text.lines) for text in (pairs.source, pairs.target)]
+        self._lengths = torch.tensor([[len(line) for line in side] for side in self.encoded])
+        self._cuts = cut(self._lengths, batch)
+        self.per_epoch = len(self._cuts)
+        self.units = round(int((self._lengths[1] + 1).sum()) / self.per_epoch)
+        self._orders: dict[int, tuple[int, list[Tensor]]] = {}
+
+    def copy(self, position: int, branch: int) -> Batch:
+        epoch, index = divmod(position, self.per_epoch)
+        chosen = self._order(epoch, branch)[index].tolist()
+        source, target = self._read(chosen, epoch, index, branch)
+        inputs, targets = padded(source, target)
+        sides = [inputs.source, inputs.target]
+        if self.differing.of(branch) == "word-dropout":
+            generator = self._generator("blanks", epoch, index, branch)
+            sides = [self._blanked(side, generator) for side in sides]
+        size = sum(len(line) + 1 for line in target)
+        here = Sentences(sides[0].to(self.device), sides[1].to(self.device))
+        return Batch(here, targets.to(self.device), size)
+
+    def _read(self, chosen: Sequence[int], epoch: int, index: int, branch: int) -> list[list[list[int]]]:
+        if self.differing.of(branch) != "bpe-dropout":
+            return [[side[place] for place in chosen] for side in self.encoded]
+        rate = self.differing.bpe_dropout
+        return [
+            self.subwords.drop(
+                [text.lines[place] for place in chosen],
+                rate,
+                stream_seed(self.seed, "subwords", epoch, index, branch, side),
+            )
+            for side, text in (("source", self.pairs.source), ("target", self.pairs.target))
+        ]
+
+    def _blanked(self, tokens: Tensor, generator: torch.Generator) -> Tensor:
+        """Some subwords become the end mark, which stands nowhere in what is read; padding would hide their place."""
+        drawn = torch.rand(tokens.shape, generator=generator) < self.differing.word_dropout
+        return tokens.masked_fill(drawn & (tokens != PAD) & (tokens != BEGIN), END)
+
+    def _order(self, epoch: int, branch: int) -> list[Tensor]:
+        """The places of the pairs of each minibatch of an epoch."""
+        known, order = self._orders.get(branch, (-1, []))
+        if known != epoch:
+            generator = self._generator("order", epoch, branch if self.differing.copies == "independent" else "all")
+            ranked = by_length(self._lengths, generator)
+            batches = [ranked[begin:end] for begin, end in self._cuts]
+            order = [batches[place] for place in torch.randperm(len(batches), generator=generator).tolist()]
+            self._orders[branch] = (epoch, order)
+        return order
+
+    def _generator(self, *what: int | str) -> torch.Generator:
+        return torch.Generator().manual_seed(stream_seed(self.seed, *what))
+
+
+def by_length(lengths: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """The places of pairs from the shortest to the longest, pairs of the same two lengths in random order.
+
+    Args:
+        lengths: int64 ``(2, N)``, of sources and targets.
+        generator: None leaves them in their own.
+    """
+    longest = int(lengths.max()) + 1
+    key = (lengths.max(0).values * longest + lengths[0]) * longest + lengths[1]
+    start = torch.arange(len(key)) if generator is None else torch.randperm(len(key), generator=generator)
+    return start[key[start].argsort(stable=True)]
+
+
+def cut(lengths: Tensor, batch: int) -> list[tuple[int, int]]:
+    """Where to cut pairs in the order of `by_length` so that no part has more than ``batch`` tokens a side, ends and padding included.
+
+    Raises:
+        TextError: for a longer sentence.
+    """
+    longest = (lengths.max(0).values[by_length(lengths)] + 1).tolist()
+    if longest[-1] > batch:
+        raise TextError(f"a batch of {batch} tokens has no room for a sentence of {longest[-1]}; choose a larger one")
+    cuts, begin = [], 0
+    for place, length in enumerate(longest):
+        if (place + 1 - begin) * length > batch:
+            cuts.append((begin, place))
+            begin = place
+    return [*cuts, (begin, len(longest))]
+
+
+def padded(source: Sequence[Sequence[int]], target: Sequence[Sequence[int]]) -> tuple[Sentences, Tensor]:
+    """What the network reads, and what it is to say: the target with its end, -100 where there is padding.
+
+    Example:
+        >>> inputs, targets = padded([[7, 8], [9]], [[5], [6, 6]])
+        >>> inputs.source.tolist(), inputs.target.tolist(), targets.tolist()
+        ([[7, 8, 2], [9, 2, 0]], [[1, 5, 0], [1, 6, 6]], [[5, 2, -100], [6, 6, 2]])
+    """
+    sources = _pad([[*line, END] for line in source], PAD)
+    read = _pad([[BEGIN, *line] for line in target], PAD)
+    return Sentences(sources, read), _pad([[*line, END] for line in target], IGNORED)
+
+
+def _pad(lines: Sequence[Sequence[int]], value: int) -> Tensor:
+    return pad_sequence([torch.tensor(line) for line in lines], batch_first=True, padding_value=value)
+
+
+def readings(pairs: Pairs, subwords: Subwords, batch: int) -> Iterator[tuple[list[int], Sentences, Tensor]]:
+    """All pairs once, in minibatches by length: their places, what the network reads, what it is to say."""
+    encoded = [subwords.encode(text.lines) for text in (pairs.source, pairs.target)]
+    lengths = torch.tensor([[len(line) for line in side] for side in encoded])
+    ranked = by_length(lengths).tolist()
+    for begin, end in cut(lengths, max(batch, int(lengths.max()) + 1)):
+        places = ranked[begin:end]
+        source, target = ([side[place] for place in places] for side in encoded)
+        yield places, *padded(source, target)

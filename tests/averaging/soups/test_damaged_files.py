@@ -1,0 +1,263 @@
+"""Files of every kind, damaged in every way: one clear error or a soup, never a crash, a half-written file or a huge allocation."""
+
+import json
+import os
+import random
+import resource
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from lookaround.averaging import soup_files, uniform_soup
+
+MUTATIONS = 2_500  # of each kind; four kinds
+HEADROOM = 2**28
+
+
+def state():
+    generator = torch.Generator().manual_seed(0)
+    tensors = {f"layers.{i}.weight": torch.randn(3, 5, generator=generator) for i in range(4)}
+    return tensors | {"steps": torch.tensor(7), "half": torch.ones(6, dtype=torch.bfloat16), "none": torch.zeros(0, 2)}
+
+
+def safetensors_file(folder):
+    save_file(state(), folder / "m", {"origin": "here"})
+    return folder / "m", folder / "m"
+
+
+def torch_file(folder):
+    torch.save(state(), folder / "m")
+    return folder / "m", folder / "m"
+
+
+def old_torch_file(folder):
+    torch.save(state(), folder / "m", _use_new_zipfile_serialization=False)
+    return folder / "m", folder / "m"
+
+
+def index_of_shards(folder):
+    (folder / "model").mkdir()
+    names = sorted(state())
+    files = {name: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(names)}
+    for file in set(files.values()):
+        save_file({name: state()[name] for name in names if files[name] == file}, folder / "model" / file)
+    index = folder / "model" / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": files}))
+    return folder / "model", index
+
+
+KINDS = [safetensors_file, torch_file, old_torch_file, index_of_shards]
+
+
+def damaged(content, rng):
+    """The bytes with something done to them, mostly where headers and directories are."""
+    found = bytearray(content)
+    for _ in range(rng.choice([1, 1, 1, 2, 5])):
+        edge = rng.random()
+        limit = min(len(found), 700)
+        at = rng.randrange(limit) if edge < 0.6 else max(0, len(found) - 1 - rng.randrange(limit or 1))
+        match rng.randrange(7):
+            case 0:
+                found[at : at + 1] = bytes([rng.randrange(256)])
+            case 1:
+                found[at : at + 1] = bytes([found[at] ^ 1 << rng.randrange(8)])
+            case 2:
+                del found[at : at + rng.randrange(1, 40)]
+            case 3:
+                found[at:at] = rng.randbytes(rng.randrange(1, 40))
+            case 4:
+                found[at : at + 8] = rng.choice(
+                    [b"\xff" * 8, b"\x00" * 8, b"\x00" * 4 + b"\x7f" * 4, b"\x00\x00\x00\x00\x40\x00\x00\x00"]
+                )
+            case 5:
+                found = found[:at]
+            case 6:
+                digits = [i for i, byte in enumerate(found) if chr(byte).isdigit()]
+                if digits:
+                    found[rng.choice(digits)] = ord(rng.choice("0123456789-.e"))
+        if not found:
+            break
+    return bytes(found)
+
+
+@pytest.fixture
+def little_memory():
+    """At most a quarter of a gigabyte more than now, so that a huge allocation fails."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + HEADROOM, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def outcome(out, given):
+    try:
+        soup_files(out, [given])
+    except (ValueError, TypeError) as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_mutations(tmp_path, little_memory, kind):
+    rng = random.Random(kind.__name__)
+    (tmp_path / "in").mkdir()
+    given, file = kind(tmp_path / "in")
+    whole, out = file.read_bytes(), tmp_path / "soup.safetensors"
+    errors = 0
+    for _ in range(MUTATIONS):
+        content = damaged(whole, rng)
+        file.write_bytes(content)
+        error = outcome(out, given)
+        if error is None:
+            load_file(out)
+            out.unlink()
+        else:
+            errors += 1
+            assert str(tmp_path / "in") in str(error), repr(error)
+            assert not out.exists()
+    assert os.listdir(tmp_path) == ["in"]
+    assert errors > MUTATIONS / 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_cut_short_anywhere(tmp_path, kind):
+    given, file = kind(tmp_path)
+    whole = file.read_bytes()
+    for length in range(0, len(whole), 5):
+        file.write_bytes(whole[:length])
+        with pytest.raises((ValueError, TypeError)) as caught:
+            uniform_soup([given])
+        assert str(tmp_path) in str(caught.value)
+
+
+def header(text, data=b"\x00" * 8):
+    raw = text if isinstance(text, bytes) else text.encode()
+    return len(raw).to_bytes(8, "little") + raw + data
+
+
+def entry(dtype="F32", shape=(2,), start=0, end=8):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (header(json.dumps({"w": entry(start=-8, end=0)})), "not counts"),
+        (header(json.dumps({"w": entry(shape=(-1, -2))})), "not counts"),
+        (header(json.dumps({"w": entry(shape=(True, 2))})), "not counts"),
+        (header(json.dumps({"w": entry(shape=(2.0,))})), "not counts"),
+        (header(json.dumps({"w": entry(start=8, end=0)})), "do not fit its shape"),
+        (header(json.dumps({"a": entry(), "b": entry()})), "'b' overlaps the tensor before it"),
+        (header(json.dumps({"a": entry(), "b": entry(start=4, end=12)}), b"\x00" * 12), "overlaps"),
+        (header(json.dumps({"a": entry(), "b": entry(start=16, end=24)}), b"\x00" * 24), "leaves a gap"),
+        (header(json.dumps({"w": entry()}), b"\x00" * 11), "3 bytes at its end belong to no tensor"),
+        (header(json.dumps({"w": entry(shape=(2**62, 2**62))})), "do not fit its shape"),
+        (header('{"w":' + "9" * 5000 + "}"), "cannot be read"),
+        (header("[" * 100_000), "neither a safetensors nor a torch.save file"),
+        (header('{"w":' + "[" * 100_000), "RecursionError"),
+        (header(json.dumps({"w": entry()}).encode("utf-16-le")), "cannot be read"),
+        (header('{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8],"shape":[2]}}'), "stands in it twice"),
+        (header(json.dumps({"w": entry(), "__metadata__": {"a": 1}})), "must map strings to strings"),
+        (header(json.dumps({"w": entry(dtype="F8_E8M0", shape=(8,))})), "'w' has dtype F8_E8M0: common exponents"),
+        (header(json.dumps({"w": entry(dtype="F4", shape=(16,))})), "'w' has dtype F4: 4-bit floats"),
+        (header(json.dumps({"w": entry(dtype="F128")})), "'w' has dtype 'F128', which is not known"),
+        (b"", "it is empty"),
+        (b"a checkpoint\n", "it begins with b'a checkpoint"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path, content, said):
+    path = tmp_path / "model.pt"
+    path.write_bytes(content)
+    for soup in (uniform_soup, lambda paths: soup_files(tmp_path / "out.safetensors", paths)):
+        with pytest.raises(ValueError, match=r"model\.pt") as caught:
+            soup([path])
+        assert said in str(caught.value)
+    assert os.listdir(tmp_path) == ["model.pt"]
+
+
+def rewritten(path, change):
+    """A torch.save file with other records."""
+    with zipfile.ZipFile(path) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    change(records)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in records.items():
+            archive.writestr(name, content)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda r: r.pop("m/data.pkl"), "a zip archive without a pickle"),
+        (lambda r: r.pop("m/data/0"), "m/data/0"),
+        (lambda r: r.update({"m/data/0": r["m/data/0"][:-4]}), "storage 0 has 4 bytes"),
+        (lambda r: r.update({"m/byteorder": b"big"}), "other byte order"),
+        (
+            lambda r: r.update({"m/data.pkl": r["m/data.pkl"].replace(b"K\x02\x85", b"K\x7f\x85")}),
+            "larger than its storage",
+        ),
+        (lambda r: r.update({"m/data.pkl": r["m/data.pkl"].replace(b"FloatStorage", b"GloatStorage")}), "unknown kind"),
+        (lambda r: r.update({"m/data.pkl": b"\x80\x02\x8e" + b"\xff" * 8}), "pickle is damaged"),
+        (lambda r: r.update({"m/data.pkl": b"\x80\x02\x96" + b"\xff" * 8 + b"."}), "pickle is damaged"),
+        (lambda r: r.update({"m/data.pkl": b"\x80\x02Nr\xff\xff\xff\xff."}), "NoneType"),
+    ],
+)
+def test_what_is_wrong_with_a_torch_file_is_said(tmp_path, little_memory, change, said):
+    torch.save({"w": torch.ones(2)}, tmp_path / "m")
+    rewritten(tmp_path / "m", change)
+    with pytest.raises((ValueError, TypeError)) as caught:
+        uniform_soup([tmp_path / "m"])
+    assert str(tmp_path / "m") in str(caught.value)
+    assert said in str(caught.value)
+
+
+class Harmful:
+    def __reduce__(self):
+        return os.abort, ()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_nothing_in_a_file_is_run(tmp_path, zipped):
+    torch.save({"w": torch.ones(2), "x": Harmful()}, tmp_path / "m", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(TypeError, match=r"'x' is posix\.abort"):
+        uniform_soup([tmp_path / "m"])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda f: (f / "model-00002-of-00002.safetensors").unlink(),
+            "names model-00002-of-00002.safetensors, which is not there",
+        ),
+        (
+            lambda f: shutil.copy(f / "model-00001-of-00002.safetensors", f / "model-00002-of-00002.safetensors"),
+            "what the index says",
+        ),
+        (lambda f: (f / "model.safetensors.index.json").write_text("{}"), "no weight_map that can be read"),
+        (
+            lambda f: (f / "model.safetensors.index.json").write_text('{"weight_map": {}}'),
+            "does not map names to files",
+        ),
+        (
+            lambda f: (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../m"}}'),
+            "no name of a file beside it",
+        ),
+        (
+            lambda f: (f / "model.safetensors.index.json").unlink(),
+            "holds 2 safetensors files and no model.safetensors.index.json",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_folder_is_said(tmp_path, change, said):
+    folder, _ = index_of_shards(tmp_path)
+    change(folder)
+    with pytest.raises(ValueError, match="model") as caught:
+        uniform_soup([folder])
+    assert said in str(caught.value)

@@ -1,0 +1,80 @@
+"""Runs of text that die by SIGKILL and go on leave the same bytes as runs that did not die."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+TESTS = Path(__file__).parents[1]
+METHODS = ["adamw", "lookahead:k=2", "lookaround:k=2", "ema", "sam:lr=0.01", "swa", "logit-ensemble"]
+DEATHS = 3
+ARITHMETIC = ["zero", "one", "two", "three", "four", "five"]
+
+
+def sentence(i: int, words: list[str]) -> str:
+    return f"{words[i % 6]} and {words[(i // 6) % 6]} is {words[(i + i // 6) % 6]}"
+
+
+def language(folder: Path) -> list[str]:
+    for part, lines in (("train", range(40)), ("valid", range(40, 44)), ("test", range(44, 50))):
+        (folder / f"{part}.txt").write_text("".join(f"{sentence(i, ARITHMETIC)}\n" for i in lines))
+    options = "--width 8 --layers 1 --window 4 --dropout 0.3 --weight-drop 0.2 --all batch=4"
+    differing = "--tokens subwords --vocabulary 280 --differences windows word-dropout bpe-dropout"
+    return ["--task", "language", "--root", str(folder), *options.split(), *differing.split()]
+
+
+def translation(folder: Path) -> list[str]:
+    german = ["null", "eins", "zwei", "drei", "vier", "fünf"]
+    for part, lines in (("train", range(40)), ("val", range(40, 44)), ("test", range(44, 50))):
+        for ending, words in (("en", ARITHMETIC), ("de", german)):
+            (folder / f"{part}.{ending}").write_text("".join(f"{sentence(i, words)}\n" for i in lines))
+    options = "--source en --target de --width 8 --layers 1 --heads 2 --hidden 8 --vocabulary 280 --all batch=90"
+    differing = "--differences order word-dropout bpe-dropout"
+    return ["--task", "translation", "--root", str(folder), *options.split(), *differing.split()]
+
+
+def contents(run: Path) -> dict:
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    result = json.loads((run / "result.json").read_text())
+    for record in (*records, result):
+        del record["seconds"]
+    networks = {path.name: path.read_bytes() for path in sorted(run.glob("*.safetensors"))}
+    return {"records": records, "result": result, "networks": networks}
+
+
+@pytest.mark.parametrize("task", [language, translation])
+def test_a_run_killed_again_and_again_ends_as_if_nothing_had_happened(task, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    words = ["train", *task(data), "--epochs", "2", "--checkpoint-every", "2", "--threads", "1", "--methods", *METHODS]
+    path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, str(TESTS / "experiment" / "dying.py"), str(whole), str(killed), *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == f"{DEATHS * len(METHODS)} 0", done.stdout + done.stderr
+    runs = sorted(path.parent.relative_to(whole) for path in whole.glob("*/seed-0/result.json"))
+    assert len(runs) == len(METHODS)
+    for run in runs:
+        assert contents(killed / run) == contents(whole / run), run
+
+
+def test_what_an_lstm_carries_is_in_the_checkpoint(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    from lookaround.cli import main
+
+    words = [*language(data), "--epochs", "1", "--methods", "lookaround:k=2", "--out", str(tmp_path / "out")]
+    assert main(["train", *words]) == 0
+    (checkpoint,) = (tmp_path / "out").glob("*/seed-0/checkpoint.pt")
+    state = torch.load(checkpoint, weights_only=True)
+    assert any(name.endswith("_extra_state") for name in state["model"])
