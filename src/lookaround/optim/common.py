@@ -299,7 +299,7 @@ class Common:
                 branches.restart(branch)
 
     def _take_inner_state(self, branch: int, *, wanted: bool) -> None:
-        """On rows where no branch is well, the inner state of one that is, elsewhere; they have taken the same steps and keep the same things."""
+        """On rows where no branch is well, the inner state of one that is, elsewhere: all have taken the same steps and keep the same."""
         branches = self._branches
         entries = branches.entries(branch if branch in branches.local else branches.current)
         tensors = [v for entry in entries.values() for _, v in sorted(entry.items()) if isinstance(v, Tensor)]
