@@ -44,7 +44,7 @@ def train(
         out: the experiment's folder. One process at a time works in it.
         display: follows the experiment; None prints a line an evaluation.
         resume: go on with the unfinished experiment in ``out``, bit for bit; one that was not begun starts.
-        add_methods: extend the experiment in ``out``, whose plan ``plan`` is, by these methods.
+        add_methods: extend the experiment in ``out``, whose plan ``plan`` is, by these methods; with ``resume``, by those it lacks.
         add_seeds: extend it by these seeds.
         team: the processes that make this call together; None for this one alone. The first one shows and writes.
 
@@ -73,11 +73,9 @@ def train(
     team = team or Team()
     display = (display or Lines(print)) if team.first else Silent()
     folder = ExperimentFolder(out, plan)
-    team.from_first(lambda: _check_may_begin(folder, resume or restarted(), bool(add_methods or add_seeds)))
-    try:
-        wanted = plan.extended(tuple(add_methods), tuple(add_seeds))
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    resume = resume or restarted()
+    team.from_first(lambda: _check_may_begin(folder, resume, bool(add_methods or add_seeds)))
+    wanted = _extended(plan, add_methods, add_seeds, resume)
     prepared = prepare(wanted, team)
     check_methods(prepared)
     with _taken(out, team), cpu_threads(plan.machine.threads), stop_requests() as stop:
@@ -112,6 +110,18 @@ def _opened(folder: ExperimentFolder, prepared: Prepared, display: Display) -> l
     for note in [*prepared.task.notes, *([f"{folder.path}: {changed}"] if changed else [])]:
         display.note(note)
     return [number for number, end in enumerate(folder.ends().values()) if end is None]
+
+
+def _extended(plan: Plan, methods: Sequence[Spec], seeds: Sequence[int], resume: bool) -> Plan:
+    """The plan with more methods and seeds; a resumed extension may have been written down before it was interrupted."""
+    known = {spec.label for spec in plan.methods} if resume else set()
+    try:
+        return plan.extended(
+            tuple(spec for spec in methods if spec.label not in known),
+            tuple(seed for seed in seeds if not (resume and seed in plan.seeds)),
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def _check_may_begin(folder: ExperimentFolder, resume: bool, extend: bool) -> None:

@@ -110,6 +110,8 @@ def load_network(path: str | Path) -> tuple[nn.Module, Architecture]:
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
+        >>> import torch
         >>> from lookaround.tasks.vision import VisionConfig, VisionTask, load_network
         >>> task = VisionTask.load(VisionConfig(width=4), torch.device("cpu"))
         >>> images = task.data.test_images[:5]
