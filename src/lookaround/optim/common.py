@@ -163,10 +163,10 @@ class Common:
         lost = list(self._lost().values())
         return self._rows.means(values, part, *beside, start=kept.packed(SLOW), lost=clone(lost) if shown else lost)
 
-    def _lost(self) -> dict[Tensor, Tensor]:
+    def _lost(self) -> dict[Any, Tensor]:
         """What this row has lost on the wire, by parameter in the order of the weights kept."""
         slow = self._branches.weights.values(SLOW)
-        lost = self.own.setdefault(f"lost.{self._rows.local.start}", {})
+        lost: dict[Any, Any] = self.own.setdefault(f"lost.{self._rows.local.start}", {})
         lost |= {p: torch.zeros_like(phi) for p, phi in slow.items() if p not in lost}
         return {p: lost[p] for p in slow}
 
