@@ -165,8 +165,8 @@ class Common:
 
     def _lost(self) -> dict[Any, Tensor]:
         """What this row has lost on the wire, by parameter in the order of the weights kept."""
-        slow: Mapping[Any, Tensor] = self._branches.weights.values(SLOW)
-        lost = self.own.setdefault(f"lost.{self._rows.local.start}", {})
+        slow = self._branches.weights.values(SLOW)
+        lost: dict[Any, Any] = self.own.setdefault(f"lost.{self._rows.local.start}", {})
         lost |= {p: torch.zeros_like(phi) for p, phi in slow.items() if p not in lost}
         return {p: lost[p] for p in slow}
 
@@ -299,7 +299,7 @@ class Common:
                 branches.restart(branch)
 
     def _take_inner_state(self, branch: int, *, wanted: bool) -> None:
-        """On rows where no branch is well, the inner state of one elsewhere that is; its steps were the same, and so is what it keeps."""
+        """On rows where no branch is well, the inner state of one that is, elsewhere: all have taken the same steps and keep the same."""
         branches = self._branches
         entries = branches.entries(branch if branch in branches.local else branches.current)
         tensors = [v for entry in entries.values() for _, v in sorted(entry.items()) if isinstance(v, Tensor)]
