@@ -5,8 +5,10 @@ import sys
 
 NAMES = (
     "lookahead_average",
+    "step_overhead",
     "lookaround_step",
     "running_average",
+    "train_speed",
     "soup",
     "sharded_soup",
     "landscape",
