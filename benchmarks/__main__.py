@@ -8,6 +8,7 @@ NAMES = (
     "step_overhead",
     "lookaround_step",
     "running_average",
+    "train_speed",
     "soup",
     "sharded_soup",
     "landscape",

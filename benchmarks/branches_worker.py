@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from lookaround import Lookaround
 
 # Width of a three-layer perceptron, and the batch of a process.
-SIZES = {"small": (256, 64), "large": (1024, 64)}
+SIZES = {"small": (256, 16), "large": (1024, 16)}
 
 
 def network(width: int) -> nn.Module:

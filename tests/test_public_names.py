@@ -20,6 +20,7 @@ ORDER = [
     {"tasks"},
     {"methods"},
     {"experiment"},
+    {"recipes"},
     {"commands"},
     {"cli"},
 ]

@@ -1,6 +1,7 @@
 """What each process of `test_equality.py` runs: the loop over its own branches beside one process's loop over all of them."""
 
 import time
+import warnings
 from collections.abc import Iterator
 from datetime import timedelta
 from functools import cache
@@ -165,6 +166,28 @@ def check_every_outer(size: int) -> None:
         optimizer = Lookaround(INNERS["momentum"](model.parameters()), size + 1, K, model=model, mesh=mesh, **settings)
         got = [*averages(model, optimizer, train(model, optimizer))]
         compare(got, reference(size + 1, "momentum", torch.float32, **settings), exact=True)
+
+
+def check_a_branch_that_diverges(size: int) -> None:
+    """It is left out everywhere, and goes on from the average with a healthy one's inner state, from another row if need be."""
+    mesh = init_device_mesh("cpu", (size,), mesh_dim_names=("branch",))
+    for diverging in {0, size} if size > 1 else ():
+        ends = []
+        for settings in ({"mesh": mesh}, {}):
+            model = network()
+            optimizer = Lookaround(INNERS["adamw"](model.parameters()), size + 1, K, model=model, **settings)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                for step in range(5 * K):
+                    for branch in optimizer.around():
+                        inputs, labels = minibatch(branch, step, torch.float32)
+                        optimizer.zero_grad()
+                        loss = nn.functional.cross_entropy(model(inputs), labels)
+                        (loss * float("nan") if (branch, step) == (diverging, K) else loss).backward()
+                        optimizer.step()
+            assert [str(w.message).partition(" has")[0] for w in caught] == [f"branch {diverging} of {size + 1}"]
+            ends.append(values(model, counted=True))
+        compare(ends[:1], ends[1:], exact=True)
 
 
 def main(rank: int, most: int, store, *only: str) -> None:

@@ -9,7 +9,7 @@ from reference.processes import fork_on_each
 SCRIPT = Path(__file__).with_name("equality_on_each.py")
 
 
-@pytest.mark.parametrize("check", ["check_rows", "check_every_outer"])
+@pytest.mark.parametrize("check", ["check_rows", "check_every_outer", "check_a_branch_that_diverges"])
 def test_the_same_weights_on_one_to_four_processes(check):
     assert fork_on_each(SCRIPT, "main", 4, check).count("equal among") == 10
 

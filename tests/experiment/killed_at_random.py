@@ -70,7 +70,7 @@ def killed(words: list[str], most: int, whole: float, chance: random.Random) -> 
     """Deaths until the command ended well; each after up to a part of what it takes undisturbed, so that most come before the end."""
     deaths = 0
     while True:
-        ended = run(words, chance.uniform(0, whole * 3 / max(most, 3)) if deaths < most else None)
+        ended = run(words, chance.uniform(0, whole * 1.5 / max(most, 2)) if deaths < most else None)
         if ended != -signal.SIGKILL:
             assert ended == 0, (words, ended)
             return deaths

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import torch
+from torch.utils._pytree import keystr, tree_flatten_with_path
 
 from lookaround.experiment.checkpoints import load_checkpoint
 from lookaround.experiment.records import METRICS, read_records
@@ -30,14 +31,18 @@ def content(path: Path) -> object:
     if path.name == METRICS:
         return [{**record, "seconds": 0} for record in read_records(path)]
     if path.suffix == ".pt":
-        return repr(torch.utils._pytree.tree_map(plain, {**load_checkpoint(path), "seconds": 0}))
+        leaves = tree_flatten_with_path({**load_checkpoint(path), "seconds": 0})[0]
+        return sorted((keystr(place), plain(leaf)) for place, leaf in leaves)
     if path.suffix == ".json":
         return without_seconds(json.loads(path.read_text()))
     return None if path.name in ("table.md", "seconds.png", "seconds.svg") else path.read_bytes()
 
 
-def plain(value: object) -> object:
-    return (value.dtype, value.tolist()) if isinstance(value, torch.Tensor) else value
+def plain(value: object) -> str:
+    """A leaf of a checkpoint to the bit, as text."""
+    if isinstance(value, torch.Tensor):
+        return f"{value.dtype} {tuple(value.shape)} {value.numpy().tobytes().hex()}"
+    return repr(value)
 
 
 def without_seconds(value: object) -> object:

@@ -49,7 +49,7 @@ def stand_in(name: str, root: str | None, *, size: int | None, **how: object) ->
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, words = tmp_path_factory.mktemp("texts"), ["one", "two", "three", "four"]
     drawn = random.Random(0)
-    for part, lines in (("train", 80), ("valid", 8), ("test", 8)):
+    for part, lines in (("train", 300), ("valid", 8), ("test", 8)):
         for ending in ("txt", "en", "de"):
             content = "".join(" ".join(drawn.choices(words, k=5)) + "\n" for _ in range(lines))
             (folder / f"{part}.{ending}").write_text(content)

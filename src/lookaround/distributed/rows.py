@@ -155,10 +155,6 @@ class Rows:
                 torch._foreach_copy_(block[-1], _views(bucket.lost, block[-1]))
             yield views, block[: len(branches) + len(beside)]
 
-    def without_one(self, well: Sequence[bool]) -> bool:
-        """Whether some row has no branch that is well."""
-        return not all(any(well[b] for b in self.placement.of(row)) for row in range(self.placement.rows))
-
     @torch.no_grad()
     def copy_(self, tensors: Tensors, branch: int) -> None:
         """Write what the row that holds ``branch`` has into ``tensors`` on all rows: integer buffers, say. One collective a block."""

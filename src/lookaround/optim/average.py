@@ -53,9 +53,6 @@ class Rows(Protocol):
     def copy_(self, tensors: Tensors, branch: int) -> None:
         """Write what ``branch`` has into ``tensors`` wherever they are."""
 
-    def without_one(self, well: Sequence[bool]) -> bool:
-        """Whether some row has no branch that is well."""
-
 
 class Alone:
     """All branches are here.
@@ -91,10 +88,6 @@ class Alone:
 
     def copy_(self, tensors: Tensors, branch: int) -> None:
         """See `Rows.copy_`: there is nowhere else."""
-
-    def without_one(self, well: Sequence[bool]) -> bool:
-        """See `Rows.without_one`."""
-        return not any(well)
 
 
 @torch.no_grad()

@@ -165,8 +165,8 @@ class Common:
 
     def _lost(self) -> dict[Any, Tensor]:
         """What this row has lost on the wire, by parameter in the order of the weights kept."""
-        slow: Mapping[Any, Tensor] = self._branches.weights.values(SLOW)
-        lost = self.own.setdefault(f"lost.{self._rows.local.start}", {})
+        slow = self._branches.weights.values(SLOW)
+        lost: dict[Any, Any] = self.own.setdefault(f"lost.{self._rows.local.start}", {})
         lost |= {p: torch.zeros_like(phi) for p, phi in slow.items() if p not in lost}
         return {p: lost[p] for p in slow}
 
@@ -292,21 +292,24 @@ class Common:
         healthy = [b for b in branches.local if part[b]]
         if branches.current in left_out and healthy:
             branches.load(healthy[0], same_weights=True)
-        if self._rows.without_one(part):
-            self._take_inner_state(part.index(True), wanted=not healthy)
         for branch in left_out:
             if branch in branches.others():
                 branches.restart(branch)
+        if left_out and len(branches.local) < self._rows.branches:
+            self._take_inner_state(part, [b for b in branches.local if not part[b]])
 
-    def _take_inner_state(self, branch: int, *, wanted: bool) -> None:
-        """On rows where no branch is well, the inner state of one elsewhere that is; its steps were the same, and so is what it keeps."""
-        branches = self._branches
-        entries = branches.entries(branch if branch in branches.local else branches.current)
-        tensors = [v for entry in entries.values() for _, v in sorted(entry.items()) if isinstance(v, Tensor)]
-        theirs = clone(tensors)
-        self._rows.copy_(theirs, branch)
-        if wanted:
-            copy_(tensors, theirs)
+    def _take_inner_state(self, part: list[bool], left_out: Sequence[int]) -> None:
+        """The inner state that one process would give them, from whatever row: all have taken the same steps and keep the same."""
+        branches, last = self._branches, len(part) - 1
+        healthy = last if part[last] else part.index(True)
+        theirs = clone(self._inner_tensors(healthy if healthy in branches.local else branches.current))
+        self._rows.copy_(theirs, healthy)
+        for branch in left_out:
+            copy_(self._inner_tensors(branch), theirs)
+
+    def _inner_tensors(self, branch: int) -> list[Tensor]:
+        entries = self._branches.entries(branch).values()
+        return [v for entry in entries for _, v in sorted(entry.items()) if isinstance(v, Tensor)]
 
     def restart(self, alphas: Sequence[float], *, unfinished: bool) -> None:
         """Make the weights and buffers in the model the common start of everything that is weights; momentum goes as at an average."""

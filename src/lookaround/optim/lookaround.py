@@ -59,6 +59,7 @@ class Lookaround(Spread):
             finite weights.
 
     Example:
+        >>> from lookaround import Lookaround
         >>> import torch
         >>> weight = torch.nn.Parameter(torch.tensor([0.0]))
         >>> optimizer = Lookaround(torch.optim.SGD([weight], lr=1.0), branches=2, k=1)

@@ -109,6 +109,8 @@ def load_network(path: str | Path) -> tuple[nn.Module, Architecture]:
         UsageError: for a file that is missing, damaged, or holds no architecture to build.
 
     Example:
+        >>> import torch
+        >>> from pathlib import Path
         >>> import tempfile
         >>> from pathlib import Path
         >>> import torch
