@@ -5,11 +5,15 @@ import sys
 
 NAMES = (
     "lookahead_average",
+    "step_overhead",
     "lookaround_step",
     "running_average",
+    "train_speed",
     "soup",
     "sharded_soup",
     "landscape",
+    "branches",
+    "same_loss",
     "text_training",
 )
 

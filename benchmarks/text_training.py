@@ -21,7 +21,7 @@ from lookaround.experiment.running import prepare
 from lookaround.experiment.training import Training
 from lookaround.tasks.base import Minibatch
 
-STEPS = 6
+STEPS = 5  # of a round of Lookaround, its average included
 WORDS = 4000
 TASKS = {
     "LSTM": {"task": "language", "width": 128, "layers": 1, "window": 35},
@@ -87,7 +87,7 @@ def bare(method: Training) -> Callable[[], None]:
     return run
 
 
-def main(repeats: int = 9) -> None:
+def main(repeats: int = 5) -> None:
     """Print milliseconds and ratios; the ratio of tokens per second is the inverse of that of times."""
     print(f"\n== training on text, {STEPS} minibatches in three copies ({machine()})")
     with tempfile.TemporaryDirectory() as name:

@@ -33,13 +33,7 @@ def examples(name, thing):
 EXAMPLES = {test.name: test for name, thing in PUBLIC.items() for test in examples(name, thing)}
 
 
-# Being rewritten where they stand: their examples join as they are.
-AWAITED = re.compile(
-    r"lookaround\.(optim\.)?(SAM|Lookahead|Lookaround|optimal_alpha)$|lookaround\.averaging\.(greedy|uniform)_soup$"
-)
-
-
-@pytest.mark.parametrize("name", [name for name in EXAMPLES if not AWAITED.match(name)])
+@pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_runs_with_nothing_but_its_own_imports(name):
     test = EXAMPLES[name]
     test.globs = {}

@@ -15,11 +15,12 @@ ROOT = Path(lookaround.__file__).parent
 # From the bottom to the top; a room may import from its own level's left and from below, as `design.md` draws it.
 ORDER = [
     {"tensors", "packed", "buffers", "files", "errors"},
-    {"optim", "averaging", "theory", "landscape"},
     {"distributed"},
+    {"optim", "averaging", "theory", "landscape"},
     {"tasks"},
     {"methods"},
     {"experiment"},
+    {"recipes"},
     {"commands"},
     {"cli"},
 ]
@@ -133,7 +134,8 @@ def test_a_circle_would_be_found():
 LIGHT = [
     p
     for p in FILES
-    if room_of(p) in {"__init__", "tensors", "packed", "buffers", "files", "optim", "averaging", "theory"}
+    if room_of(p)
+    in {"__init__", "tensors", "packed", "buffers", "files", "distributed", "optim", "averaging", "theory"}
 ]
 
 

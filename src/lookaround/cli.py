@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import logging
+import os
 import re
 import shlex
 import signal
@@ -118,6 +119,8 @@ def _failed_write(error: OSError, resuming: str) -> str:
 
 
 def _fail(message: str, status: int) -> int:
+    if int(os.environ.get("RANK", "0")):  # of several processes the first one says what went wrong everywhere
+        return status
     print(f"lookaround: {' '.join(message.split())}", file=sys.stderr)
     return status
 
@@ -176,6 +179,24 @@ def _compare(words: Sequence[str]) -> None:
     compare_command(words)
 
 
+def _evaluate(words: Sequence[str]) -> None:
+    from lookaround.commands.evaluate import evaluate
+
+    evaluate(words)
+
+
+def _predict(words: Sequence[str]) -> None:
+    from lookaround.commands.predict import predict
+
+    predict(words)
+
+
+def _export(words: Sequence[str]) -> None:
+    from lookaround.commands.export import export
+
+    export(words)
+
+
 def _soup(words: Sequence[str]) -> None:
     from lookaround.commands.soup import soup
 
@@ -210,6 +231,9 @@ COMMANDS = {
     "recipes": Command("list the papers' tables and figures, or show one whole", _recipes),
     "run": Command("compute a table or figure of a paper, and compare", _run_recipe, "--resume"),
     "compare": Command("put experiments on one task side by side, paired by seed", _compare),
+    "evaluate": Command("measure finished networks, their calibration included", _evaluate),
+    "predict": Command("classify images", _predict),
+    "export": Command("write a network as a file that runs without this package", _export),
     "soup": Command("average finished models' weights into one file", _soup),
     "landscape": Command("draw loss and accuracy on planes, lines and inside rounds", _landscape),
     "theory": Command("draw the papers' figures on quadratics; advise k, alpha and d for a run", _theory),

@@ -1,6 +1,7 @@
 """Every rule against the points it saw: stored, weighted by its definition, and summed."""
 
 import math
+import pickle
 
 import pytest
 import torch
@@ -132,6 +133,17 @@ def test_checkpoints_at_every_step_make_the_running_average_that_knows_the_total
     known = tail(0.3, total=20) if rule == tail(0.3) else emulated_decay(rule.name, fraction=rule.fraction, total=20)
     combined = math.fsum(w * v for w, v in zip(weights, values, strict=True))
     assert combined == pytest.approx(run(known, values)[-1], rel=1e-11)
+
+
+@pytest.mark.parametrize("rule", [*RULES, tail(0.5), *(emulated_decay(s, total=9) for s in SHAPES)], ids=repr)
+def test_every_rule_can_be_pickled_with_its_average(rule):
+    model = nn.Linear(1, 1)
+    average = RunningAverage(model, rule)
+    average.update()
+    twin = pickle.loads(pickle.dumps(average))
+    assert twin.rules == (rule,)
+    twin.update()
+    assert twin.count == 2
 
 
 def test_windows_of_checkpoints_are_counted_back_from_the_last():

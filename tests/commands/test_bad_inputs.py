@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import save_file
@@ -14,10 +15,10 @@ from torch import zeros
 from lookaround.cli import main
 from reference.experiments import IDENTITY, write_experiment
 
-RUN = "{good}/sgd/seed-0"
+RUN = "{sgd}"
 PLANE = ["landscape", "plane"]
-LINE = ["landscape", "line", RUN, "{good}/lookahead/seed-0"]
-TRAJECTORY = ["landscape", "trajectory", "{good}/lookaround/seed-0"]
+LINE = ["landscape", "line", RUN, "{lookahead}"]
+TRAJECTORY = ["landscape", "trajectory", "{lookaround}"]
 ADVICE = ["theory", "advice", RUN]
 
 COMPARE = [
@@ -95,13 +96,13 @@ THEORY = [
 
 
 @pytest.fixture(scope="session")
-def places(experiment, tmp_path_factory) -> dict[str, Path]:
+def places(experiment, runs, tmp_path_factory) -> dict[str, Any]:
     """What the bad inputs name: a real experiment, and much that is none."""
     here = tmp_path_factory.mktemp("places")
-    runs = {"sgd": {0: [90.0], 1: [91.0]}, "ema": {0: [92.0], 1: [92.0]}, "gone": {0: []}}
-    hand = write_experiment(here / "hand", runs)
-    write_experiment(here / "other", runs, identity={**IDENTITY, "copies": "shared"})
-    write_experiment(here / "metrics", runs, metrics=[])
+    made = {"sgd": {0: [90.0], 1: [91.0]}, "ema": {0: [92.0], 1: [92.0]}, "gone": {0: []}}
+    hand = write_experiment(here / "hand", made)
+    write_experiment(here / "other", made, identity={**IDENTITY, "copies": "shared"})
+    write_experiment(here / "metrics", made, metrics=[])
     write_experiment(here / "unfinished", {"sgd": {0: None}})
     write_experiment(here / "diverged", {"sgd": {0: []}})
     (here / "empty").mkdir()
@@ -117,7 +118,7 @@ def places(experiment, tmp_path_factory) -> dict[str, Path]:
             target.mkdir()
         else:
             target.write_bytes(content if isinstance(content, bytes) else _changed(target, content))
-    return {path.stem: path for path in here.iterdir()} | {"good": experiment, "nowhere": here / "nowhere"}
+    return {path.stem: path for path in here.iterdir()} | {"good": experiment, "nowhere": here / "nowhere"} | runs
 
 
 RESULT = "sgd/seed-0/result.json"

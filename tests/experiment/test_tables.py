@@ -4,7 +4,7 @@ import csv
 import io
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lookaround.experiment.tables import comma_separated, fitted, latex, markdown
@@ -55,6 +55,7 @@ def test_what_does_not_fit_stands_below_under_the_same_names():
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 100])
+@settings(deadline=None)
 @given(rows=tables)
 def test_it_fits_wherever_every_column_does(width, rows):
     header, *rest = rows
@@ -75,6 +76,7 @@ def test_latex_escapes_what_it_would_read_as_commands():
     assert rf"{escaped} \\" in found
 
 
+@settings(deadline=None)
 @given(tables)
 def test_csv_reads_back_as_it_was(rows):
     header, *rest = rows

@@ -310,6 +310,39 @@ def test_the_tail_is_the_mean_of_the_last_part_of_all_steps(start):
     torch.testing.assert_close(weight.double(), torch.stack(points[-6:]).mean(0), rtol=1e-5, atol=1e-6)
 
 
+def test_snoo_is_outer_nesterov_momentum_written_out(start):
+    """Every 3 of 24 steps φ moves by the outer optimizer: b ← 0.8 b + δ, φ ← φ - 0.5 (δ + 0.8 b), with δ the way back to φ."""
+    found = start("snoo:k=3,outer_lr=0.5,outer_momentum=0.8", folder="found")
+    found.train(never)
+    setup = start("sgd", folder="plain").method.setup
+    model, inner = setup.model, setup.inner(setup.model)
+    weights = list(model.parameters())
+    slow, momentum = [w.detach().clone() for w in weights], [torch.zeros_like(w) for w in weights]
+    for step in range(24):
+        position, branch = divmod(step, 3)
+        inner.param_groups[0]["lr"] = 0.1 * setup.schedule(position)
+        inner.zero_grad()
+        setup.loss(model, setup.batches.copy(position, branch)).backward()
+        inner.step()
+        if step % 3 == 2:
+            with torch.no_grad():
+                for weight, phi, buffer in zip(weights, slow, momentum, strict=True):
+                    way = phi - weight
+                    buffer.mul_(0.8).add_(way)
+                    weight.copy_(phi.sub_(0.5 * (way + 0.8 * buffer)))
+    for parameter, wanted in zip(found.model.parameters(), weights, strict=True):
+        torch.testing.assert_close(parameter, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_diloco_without_momentum_at_rate_one_is_lookaround(start):
+    found = start("diloco:k=3,outer_lr=1,outer_momentum=0", folder="diloco")
+    wanted = start("lookaround:k=3", folder="lookaround")
+    found.train(never)
+    wanted.train(never)
+    for parameter, expected in zip(found.model.parameters(), wanted.model.parameters(), strict=True):
+        torch.testing.assert_close(parameter, expected, rtol=1e-4, atol=1e-5)
+
+
 def points_of(training) -> list[torch.Tensor]:
     """The first layer's weights after each minibatch of a run that is trained to its end."""
     weight, points = training.model[0].weight, []

@@ -10,11 +10,20 @@ from lookaround.averaging.rules import Rule, window_of
 
 Shape = Callable[[float], float]
 
-_SHAPES: dict[str, Shape] = {
-    "linear": lambda x: 1 - x,
-    "cosine": lambda x: (1 + math.cos(math.pi * x)) / 2,
-    "1-sqrt": lambda x: 1 - math.sqrt(x),
-}
+
+def _linear(x: float) -> float:
+    return 1 - x
+
+
+def _cosine(x: float) -> float:
+    return (1 + math.cos(math.pi * x)) / 2
+
+
+def _one_minus_sqrt(x: float) -> float:
+    return 1 - math.sqrt(x)
+
+
+_SHAPES: dict[str, Shape] = {"linear": _linear, "cosine": _cosine, "1-sqrt": _one_minus_sqrt}
 _GRID = 1000
 
 

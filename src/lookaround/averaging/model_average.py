@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from lookaround import tensors
 from lookaround.averaging.files import save_tensors
 from lookaround.averaging.sharding import copy_across, layout, whole
-from lookaround.averaging.slots import Policy, Slot, find_slots, is_main_process, leave_frozen, require_equal, shapes
+from lookaround.averaging.slots import Slot, find_slots, is_main_process, leave_frozen, require_equal, shapes
 from lookaround.averaging.states import require_list, require_tensors
 from lookaround.averaging.structure import Structure, refuse_unaveraged
+from lookaround.buffers import Policy
 
 Point = Callable[[], AbstractContextManager[object]]
 """Makes a context in which the model holds the point to sample: ``optimizer.averaged`` of a Lookahead or Lookaround."""

@@ -15,8 +15,9 @@ from lookaround.averaging.posthoc import Profile, snapshot_metadata, snapshot_pa
 from lookaround.averaging.power_rule import Power
 from lookaround.averaging.rules import Rule, Tail
 from lookaround.averaging.sharding import whole
-from lookaround.averaging.slots import Policy, own_names, require_equal, shapes
+from lookaround.averaging.slots import own_names, require_equal, shapes
 from lookaround.averaging.states import require_count, require_keys, require_list, require_tensors
+from lookaround.buffers import Policy
 
 
 class _Track:

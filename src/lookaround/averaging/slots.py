@@ -12,10 +12,8 @@ from torch.optim.swa_utils import AveragedModel
 
 from lookaround.averaging.moments import is_distributed
 from lookaround.averaging.sharding import refuse_fsdp1
+from lookaround.buffers import Policy, buffer_policy
 from lookaround.tensors import reshard
-
-Policy = Literal["average", "copy"]
-"""What an average does with a buffer: average it over the points, or copy it from the last one."""
 
 # Modules whose ``module`` is the model itself.
 _WRAPPERS = (DataParallel, DistributedDataParallel, AveragedModel)
@@ -109,10 +107,10 @@ def own_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _default_policy(tensor: Tensor, key: str) -> Policy:
-    """Parameters and running statistics are averaged; counters, spectral norm's vectors, masks and tables are copied."""
-    if not (tensor.is_floating_point() or tensor.is_complex()):
-        return "copy"
-    return "average" if isinstance(tensor, nn.Parameter) or key.startswith("running_") else "copy"
+    """Parameters of numbers that have a mean are averaged, and buffers as everywhere in this package."""
+    if isinstance(tensor, nn.Parameter):
+        return "average" if tensor.is_floating_point() or tensor.is_complex() else "copy"
+    return buffer_policy(key, tensor)
 
 
 def find_slots(model: nn.Module, buffers: Mapping[str, Policy] | None = None) -> list[Slot]:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from lookaround import tensors
 from lookaround.averaging.model_average import ModelAverage, Point
-from lookaround.averaging.slots import Policy
 from lookaround.averaging.states import require_count, require_keys, require_list, require_number, require_settings
+from lookaround.buffers import Policy
 
 
 @dataclass

@@ -9,8 +9,8 @@ from torch import nn
 from lookaround.averaging.model_average import Point
 from lookaround.averaging.rules import Rule, exponential
 from lookaround.averaging.running import RunningAverage
-from lookaround.averaging.slots import Policy
 from lookaround.averaging.states import require_count, require_keys, require_settings
+from lookaround.buffers import Policy
 
 
 class SwitchEMA:

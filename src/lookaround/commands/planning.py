@@ -11,6 +11,7 @@ import tyro
 
 from lookaround.commands.options import chosen_options, file_options
 from lookaround.commands.parsing import parse, usage_errors
+from lookaround.errors import UsageError
 from lookaround.experiment import Budget, Machine, Plan
 from lookaround.experiment.folder import EXPERIMENT, saved_plan
 from lookaround.methods import Spec
@@ -54,7 +55,7 @@ def parse_plan(words: Sequence[str], prog: str, description: str, choice: Any, s
     """The words as an object of ``choice`` (a dataclass with its defaults), ``task_config``, ``budget``, ``machine`` and ``place``.
 
     Raises:
-        UsageError: for words that are no options.
+        UsageError: for words that are no options, or another task than that of the folder that is gone on with.
         SystemExit: after ``--help``.
     """
     parts = [
@@ -67,7 +68,12 @@ def parse_plan(words: Sequence[str], prog: str, description: str, choice: Any, s
     ]
     shape: type[Any] = make_dataclass("Options", parts, frozen=True, namespace={"__doc__": description})
     default = shape(started.task, choice, started.config, started.budget, started.machine, Place())
-    return parse(shape, words, prog, default, tyro.conf.OmitArgPrefixes)
+    options = parse(shape, words, prog, default, tyro.conf.OmitArgPrefixes)
+    if options.task != started.task:
+        raise UsageError(
+            f"the experiment in --out trains the {started.task} task, not {options.task}; leave --task out"
+        )
+    return options
 
 
 def specs_for(labels: Sequence[str], all_of_them: str | None) -> tuple[Spec, ...]:

@@ -67,7 +67,7 @@ def load_run(path: Path) -> Run:
     Raises:
         UsageError: for a path that is none of these, or a damaged file.
     """
-    file = _network_file(path)
+    file = network_file(path)
     try:
         metadata = read_header(file)[1]
     except (OSError, ValueError) as error:
@@ -90,7 +90,12 @@ def _of_images(metadata: Mapping[str, str]) -> bool:
     return described is not None and not (isinstance(described, dict) and "task" in described)
 
 
-def _network_file(path: Path) -> Path:
+def network_file(path: Path) -> Path:
+    """The safetensors file that is meant by a file, a run's folder, or the folder of an experiment of a single run.
+
+    Raises:
+        UsageError: for a path that is none of these.
+    """
     if path.is_file():
         return path
     if not path.exists():

@@ -13,6 +13,7 @@ from lookaround.commands.planning import parse_plan, specs_for, start_plan
 from lookaround.experiment import Comparison, Plan, display_for
 from lookaround.experiment import train as run
 from lookaround.experiment.results import MEMBER
+from lookaround.experiment.team import team
 from lookaround.methods import Spec
 
 
@@ -54,15 +55,18 @@ class Words:
 def train(words: Sequence[str]) -> None:
     """Runs or resumes an experiment and prints its table."""
     typed = parse_train(words)
-    comparison = run(
-        typed.plan,
-        typed.out,
-        display_for(Console()),
-        resume=typed.resume,
-        add_methods=typed.add_methods,
-        add_seeds=typed.add_seeds,
-    )
-    print_comparison(comparison, typed.out)
+    with team() as together:
+        comparison = run(
+            typed.plan,
+            typed.out,
+            display_for(Console()),
+            resume=typed.resume,
+            add_methods=typed.add_methods,
+            add_seeds=typed.add_seeds,
+            team=together,
+        )
+    if together.first:
+        print_comparison(comparison, typed.out)
 
 
 def print_comparison(comparison: Comparison, out: Path) -> None:

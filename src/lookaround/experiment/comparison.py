@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
 
 from lookaround.errors import DivergedError, UsageError
-from lookaround.experiment.display import Display, Lines
+from lookaround.experiment.display import Display, Lines, Silent
 from lookaround.experiment.folder import ExperimentFolder
 from lookaround.experiment.interrupts import StopRequest, stop_requests
 from lookaround.experiment.lock import locked
 from lookaround.experiment.plan import Plan
 from lookaround.experiment.report import Comparison, report
 from lookaround.experiment.running import Prepared, check_methods, prepare
+from lookaround.experiment.team import Team, restarted
 from lookaround.experiment.training import Training
 from lookaround.methods import Spec
 
@@ -28,6 +29,7 @@ def train(
     resume: bool = False,
     add_methods: Sequence[Spec] = (),
     add_seeds: Sequence[int] = (),
+    team: Team | None = None,
 ) -> Comparison:
     """Trains every method of ``plan`` with every seed and compares them.
 
@@ -42,8 +44,9 @@ def train(
         out: the experiment's folder. One process at a time works in it.
         display: follows the experiment; None prints a line an evaluation.
         resume: go on with the unfinished experiment in ``out``, bit for bit; one that was not begun starts.
-        add_methods: extend the experiment in ``out``, whose plan ``plan`` is, by these methods.
+        add_methods: extend the experiment in ``out``, whose plan ``plan`` is, by these methods; with ``resume``, by those it lacks.
         add_seeds: extend it by these seeds.
+        team: the processes that make this call together; None for this one alone. The first one shows and writes.
 
     Raises:
         UsageError: for anything that cannot be used: data, names, settings, folder, checkpoint.
@@ -67,25 +70,58 @@ def train(
         >>> [result.spent for result in comparison.results]
         [192, 192]
     """
-    display = display or Lines(print)
+    team = team or Team()
+    display = (display or Lines(print)) if team.first else Silent()
     folder = ExperimentFolder(out, plan)
-    _check_may_begin(folder, resume, bool(add_methods or add_seeds))
+    resume = resume or restarted()
+    team.from_first(lambda: _check_may_begin(folder, resume, bool(add_methods or add_seeds)))
+    wanted = _extended(plan, add_methods, add_seeds, resume)
+    prepared = prepare(wanted, team)
+    check_methods(prepared)
+    with _taken(out, team), cpu_threads(plan.machine.threads), stop_requests() as stop:
+        unfinished = team.from_first(lambda: _opened(folder, prepared, display))
+        runs = list(wanted.runs())
+        _train_all(folder, [runs[number] for number in unfinished], prepared, display, stop)
+        return team.from_first(lambda: report(folder, prepared))
+
+
+@contextmanager
+def _taken(out: Path, team: Team) -> Iterator[None]:
+    """The folder is this experiment's alone, inside."""
+    lock = ExitStack()
     try:
-        wanted = plan.extended(tuple(add_methods), tuple(add_seeds))
+        team.from_first(lambda: _lock(lock, out))
+        yield
+    finally:
+        lock.close()
+
+
+def _lock(lock: ExitStack, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    lock.enter_context(locked(out))
+
+
+def _opened(folder: ExperimentFolder, prepared: Prepared, display: Display) -> list[int]:
+    """Writes what the folder holds, and gives the numbers of the runs that are not finished."""
+    folder.check()  # another process may have extended it since
+    changed = folder.create(prepared)
+    if prepared.plan != folder.plan:
+        folder.extend(prepared.plan)
+    for note in [*prepared.task.notes, *([f"{folder.path}: {changed}"] if changed else [])]:
+        display.note(note)
+    return [number for number, end in enumerate(folder.ends().values()) if end is None]
+
+
+def _extended(plan: Plan, methods: Sequence[Spec], seeds: Sequence[int], resume: bool) -> Plan:
+    """The plan with more methods and seeds; a resumed extension may have been written down before it was interrupted."""
+    known = {spec.label for spec in plan.methods} if resume else set()
+    try:
+        return plan.extended(
+            tuple(spec for spec in methods if spec.label not in known),
+            tuple(seed for seed in seeds if not (resume and seed in plan.seeds)),
+        )
     except ValueError as error:
         raise UsageError(str(error)) from error
-    prepared = prepare(wanted)
-    check_methods(prepared)
-    out.mkdir(parents=True, exist_ok=True)
-    with locked(out), cpu_threads(plan.machine.threads), stop_requests() as stop:
-        folder.check()  # another process may have extended it since
-        changed = folder.create(prepared)
-        if wanted != plan:
-            folder.extend(wanted)
-        for note in [*prepared.task.notes, *([f"{out}: {changed}"] if changed else [])]:
-            display.note(note)
-        _train_all(folder, prepared, display, stop)
-        return report(folder, prepared)
 
 
 def _check_may_begin(folder: ExperimentFolder, resume: bool, extend: bool) -> None:
@@ -108,8 +144,13 @@ def cpu_threads(number: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _train_all(folder: ExperimentFolder, prepared: Prepared, display: Display, stop: StopRequest) -> None:
-    open_runs = [run for run, end in folder.ends().items() if end is None]
+def _train_all(
+    folder: ExperimentFolder,
+    open_runs: Sequence[tuple[Spec, int]],
+    prepared: Prepared,
+    display: Display,
+    stop: StopRequest,
+) -> None:
     if not open_runs:
         display.note(f"every run in {folder.path} is finished; nothing to train")
     with display:

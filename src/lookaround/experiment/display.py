@@ -171,6 +171,28 @@ def _progress(console: Console) -> Progress:
     )
 
 
+class Silent(Display):
+    """On the processes that show nothing."""
+
+    def begin(self, runs: int) -> None:
+        """Shows nothing, as all of these."""
+
+    def run(self, label: str, done: int, total: int) -> None:
+        """See `begin`."""
+
+    def minibatch(self, loss: float | None) -> None:
+        """See `begin`."""
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """See `begin`."""
+
+    def note(self, text: str) -> None:
+        """See `begin`."""
+
+    def close(self) -> None:
+        """See `begin`."""
+
+
 def display_for(console: Console) -> Display:
     """A live bar if the console is a terminal, else plain lines on the same stream."""
     if console.is_terminal:

@@ -59,6 +59,19 @@ class Records:
             self._events.close()
 
 
+class NoRecords:
+    """On the processes that do not report."""
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Nothing is written."""
+
+    def __enter__(self) -> NoRecords:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+
 def read_records(path: Path) -> list[dict[str, Any]]:
     """The records in a ``metrics.jsonl``, up to the first line that a killed process left incomplete.
 

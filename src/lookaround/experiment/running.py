@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lookaround.errors import UsageError
 from lookaround.experiment.plan import Plan
+from lookaround.experiment.team import Team
 from lookaround.methods import Method, Resolved, Schedule, Setup, Spec, build, make_optimizer
 from lookaround.tasks.base import Batch, Predict, Task
 from lookaround.tasks.registry import task_entry
@@ -28,12 +29,14 @@ class Prepared:
         task: on its device, with what is held out set aside.
         budget: samples (tokens) of every run.
         epochs: of the budget.
+        team: the processes that run it.
     """
 
     plan: Plan
     task: Task
     budget: int
     epochs: float
+    team: Team = field(default_factory=Team)
 
     def precision(self) -> AbstractContextManager[Any]:
         """The precision of forward passes."""
@@ -45,7 +48,7 @@ class Prepared:
             return self.task.evaluate(predict, split)
 
 
-def prepare(plan: Plan) -> Prepared:
+def prepare(plan: Plan, team: Team | None = None) -> Prepared:
     """Loads the task's data and sets aside what is held out, before anything is written.
 
     Raises:
@@ -60,7 +63,7 @@ def prepare(plan: Plan) -> Prepared:
         raise UsageError(str(error)) from error
     epoch = usual.per_epoch * usual.units * task.branches
     budget = plan.budget.budget or plan.budget.epochs * epoch
-    return Prepared(plan, task, budget, budget / epoch)
+    return Prepared(plan, task, budget, budget / epoch, team or Team())
 
 
 def device_named(name: str) -> torch.device:
@@ -115,6 +118,8 @@ def new_setup(prepared: Prepared, resolved: Resolved, seed: int, model: nn.Modul
         _held_out(prepared),
         prepared.precision,
         task.clip,
+        # Other methods look into every step of every branch, and are computed by each process alike.
+        prepared.team.mesh if resolved.name == "lookaround" and not getattr(resolved.settings, "start", 0) else None,
     )
 
 

@@ -31,6 +31,7 @@ def markdown(header: Line, rows: Sequence[Line]) -> str:
     """A Markdown table with aligned columns: the first to the left, the others, which hold numbers, to the right.
 
     Example:
+        >>> from lookaround.experiment.tables import markdown
         >>> print(markdown(["method", "NLL"], [["sgd", "0.1"], ["a|b", "–"]]))
         | method | NLL |
         | ------ | --: |
@@ -61,6 +62,7 @@ def latex(header: Line, rows: Sequence[Line]) -> str:
     """A ``tabular`` with the rules of the booktabs package; text is escaped.
 
     Example:
+        >>> from lookaround.experiment.tables import latex
         >>> print(latex(["method", "top-1 %"], [["sgd", "97.00 ± 0.50"]]))
         \\begin{tabular}{lr}
         \\toprule
@@ -85,6 +87,7 @@ def comma_separated(header: Line, rows: Sequence[Line]) -> str:
     """CSV as RFC 4180 has it, with lines that end in a newline alone.
 
     Example:
+        >>> from lookaround.experiment.tables import comma_separated
         >>> comma_separated(["method", "n"], [["lookaround:k=2,lr=0.1", "3"]])
         'method,n\\n"lookaround:k=2,lr=0.1",3\\n'
     """
@@ -100,6 +103,7 @@ def fitted(header: Line, rows: Sequence[Line], width: int = 80) -> str:
     Long names in the first column go on in further lines. A column too wide to stand beside them is left as it is.
 
     Example:
+        >>> from lookaround.experiment.tables import fitted
         >>> print(fitted(["method", "top-1 %", "NLL"], [["sgd", "97.0 ± 0.5", "0.10 ± 0.02"]], width=24))
         method     top-1 %
         ------  ----------

@@ -26,10 +26,11 @@ from lookaround.experiment.display import Display
 from lookaround.experiment.files import write_json
 from lookaround.experiment.folder import task_digest
 from lookaround.experiment.interrupts import StopRequest
-from lookaround.experiment.records import Records
+from lookaround.experiment.records import NoRecords, Records
 from lookaround.experiment.results import CHECKPOINT, MEMBER, NETWORK, RESULT, Result
 from lookaround.experiment.running import Prepared, new_method, new_network
 from lookaround.methods import Spec
+from lookaround.methods.trajectory import Branches
 from lookaround.optim.checks import NotFiniteError
 from lookaround.tasks.base import Minibatch, Predict
 from lookaround.tasks.streams import stream_seed
@@ -57,16 +58,22 @@ class Training:
         self.label, self.seed = spec.label, seed
         self.folder = folder
         self.display = display
+        self.team = prepared.team
         self.model = new_network(prepared, seed)
         self.method, self.resolved = new_method(prepared, spec, seed, self.model)
         self.batches, self.total = self.method.setup.batches, self.method.setup.total
-        torch.manual_seed(stream_seed(seed, "training"))
+        torch.manual_seed(self._training_seed())
         self.step = 0
         self.tally = torch.zeros(2, dtype=torch.float64, device=self.task.device)
         self._ends = self._evaluation_steps()
         self._started = time.perf_counter()
         if self._checkpoint.exists():
             self._restore(load_checkpoint(self._checkpoint))
+
+    def _training_seed(self) -> int:
+        """Of what is random inside a network. Processes that share the work draw numbers of their own."""
+        own = (self.team.rank,) if self.method.spread and not self.team.first else ()
+        return stream_seed(self.seed, "training", *own)
 
     def _evaluation_steps(self) -> list[int]:
         """After how many minibatches the run is evaluated: evenly spread, the last at its end."""
@@ -93,13 +100,13 @@ class Training:
             DivergedError: when the loss is no longer finite.
             OSError: when a file cannot be written.
         """
-        with Records(self.folder, self.step) as records:
+        with Records(self.folder, self.step) if self.team.first else NoRecords() as records:
             for end in self._ends:
                 if end > self.step:
                     self._train_until(end, records, stop)
         return self._finish()
 
-    def _train_until(self, end: int, records: Records, stop: StopRequest) -> None:
+    def _train_until(self, end: int, records: Records | NoRecords, stop: StopRequest) -> None:
         while self.step < end:
             self._train_minibatch(Minibatch(self.batches, self.step))
             # The last minibatch's checkpoint comes after the record, or a kill in between would lose the record.
@@ -121,9 +128,11 @@ class Training:
         self.step += 1
         self.display.minibatch(shown)
 
-    def _look(self, losses: Tensor) -> float:
+    def _look(self, losses: Tensor) -> float | None:
         """The mean loss over the copies; one branch may fail and be restarted by its method, all of them may not."""
         finite = [loss for loss in losses.tolist() if math.isfinite(loss)]
+        if self.method.spread:  # others may be well; the average finds out whether any is
+            return statistics.fmean(finite) if finite else None
         if not finite:
             raise self._diverged("the training loss")
         return statistics.fmean(finite)
@@ -144,12 +153,15 @@ class Training:
 
     def _save_if_due(self, stop: StopRequest) -> None:
         every = self.prepared.plan.machine.checkpoint_every
-        if (every and self.step % every == 0) or stop() is not None:
+        number = self.team.agreed(stop())
+        if (every and self.step % every == 0) or number is not None:
             self.save()
-        self._stop_if_asked(stop)
+        self._stop(number)
 
     def _stop_if_asked(self, stop: StopRequest) -> None:
-        number = stop()
+        self._stop(self.team.agreed(stop()))
+
+    def _stop(self, number: int | None) -> None:
         if number is not None:
             raise InterruptedRunError(f"{self.label} with seed {self.seed} is saved at minibatch {self.step}", number)
 
@@ -164,7 +176,7 @@ class Training:
             return self._evaluate(predict, split)
 
     def _record(self) -> dict[str, Any]:
-        loss, count = self.tally.tolist()
+        loss, count = (self.team.total(self.tally) if self.method.spread else self.tally).tolist()
         budget = self.prepared.plan.budget
         record: dict[str, Any] = {"step": self.step, "epoch": round(self.epoch, 6), "train_loss": loss / count}
         record["metrics"] = self._averaged(budget.score)
@@ -178,8 +190,9 @@ class Training:
         return record
 
     def _cost(self) -> dict[str, Any]:
-        cost = self.method.cost
-        return {"spent": cost.units, "gradient_evaluations": cost.gradients, "seconds": round(self._seconds(), 3)}
+        cost = torch.tensor([self.method.cost.units, self.method.cost.gradients])
+        units, gradients = (self.team.total(cost) if self.method.spread else cost).tolist()
+        return {"spent": units, "gradient_evaluations": gradients, "seconds": round(self._seconds(), 3)}
 
     def _seconds(self) -> float:
         return time.perf_counter() - self._started
@@ -188,11 +201,15 @@ class Training:
         with self._divergence_named():
             self.method.finish()
         metrics = self._averaged(self.prepared.plan.budget.score)
+        if self.team.first:
+            self._write_networks()
+        return self._result(metrics, None)
+
+    def _write_networks(self) -> None:
         notes = {"method": self.label, "seed": str(self.seed)}
         self.task.save(self.folder / NETWORK, self.model, notes)
         for number, member in enumerate(self.method.members(), start=1):
             self.task.save(self.folder / MEMBER.format(number), member, notes)
-        return self._result(metrics, None)
 
     def give_up(self, reason: str) -> Result:
         """Leaves in the folder that the run has diverged; its records and its last checkpoint stay beside that."""
@@ -212,27 +229,51 @@ class Training:
             forward_passes=self.method.forward_passes,
             **self._cost(),
         )
-        write_json(self.folder / RESULT, asdict(result))
+        if self.team.first:
+            write_json(self.folder / RESULT, asdict(result))
         return result
 
     def save(self) -> None:
-        """Saves all that is needed to go on from here bit for bit."""
+        """Saves all that is needed to go on from here bit for bit, on as many processes; the first one writes."""
+        method = self._method_state()
+        random = self.team.gathered(random_state())
+        tally = self.team.total(self.tally) if self.method.spread else self.tally
+        if not self.team.first:
+            return
         state = {
             "step": self.step,
             "seconds": self._seconds(),
-            "tally": self.tally,
+            "tally": tally,
             "model": self.model.state_dict(),
-            "method": self.method.state_dict(),
-            "random": random_state(),
+            "method": method,
+            "random": random[0],
+            "random_of_others": random[1:] if self.method.spread else [],
         }
         save_checkpoint(self._checkpoint, state)
+
+    def _method_state(self) -> dict[str, Any]:
+        """The method's state as one process has it, whatever the number of processes; of use on the first alone."""
+        if not self.method.spread:
+            return self.method.state_dict()
+        assert isinstance(self.method, Branches)
+        parts = self.team.gathered(self.method.part_state_dict())
+        return self.method.whole_state_dict(parts) if parts else {}
+
+    def _restore_random(self, state: Mapping[str, Any]) -> None:
+        """Each process its own, where as many have saved."""
+        others = state.get("random_of_others", [])
+        if self.team.first or not self.method.spread:
+            restore_random_state(state["random"])
+        elif len(others) == self.team.size - 1:
+            restore_random_state(others[self.team.rank - 1])
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         try:
             self.model.load_state_dict(state["model"])
             self.method.load_state_dict(state["method"])
-            restore_random_state(state["random"])
-            self.tally.copy_(state["tally"])
+            self._restore_random(state)
+            if self.team.first or not self.method.spread:
+                self.tally.copy_(state["tally"])
             self.step = int(state["step"])
             self._started -= float(state["seconds"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:

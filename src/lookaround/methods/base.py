@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -14,6 +14,9 @@ from torch.optim import Optimizer
 from lookaround.methods.schedule import Schedule
 from lookaround.methods.settings import NormStats
 from lookaround.tasks.base import Batch, Batches, Metric, Minibatch, Predict
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Setup:
         held_out: the metrics on held-out data, for methods that choose by them; None where none is set aside.
         precision: a context of the precision in which training's forward passes run.
         clip: the gradient's norm is clipped to this before each step; None: it is not.
+        mesh: of the processes that the method's branches are spread over; None: they are all here.
     """
 
     model: nn.Module
@@ -47,6 +51,7 @@ class Setup:
     held_out: Callable[[Predict], Mapping[str, float]] | None = None
     precision: Callable[[], AbstractContextManager[Any]] = nullcontext
     clip: float | None = None
+    mesh: DeviceMesh | None = None
 
     def validate(self, predict: Predict) -> Mapping[str, float]:
         """The metrics on held-out data.
@@ -81,9 +86,11 @@ class Method(ABC):
     Attributes:
         cost: so far; a method around another shares that one's.
         forward_passes: of a network for one prediction, the inference budget (I-budget).
+        spread: whether this process computes a part of the work, and others the rest.
     """
 
     forward_passes = 1
+    spread = False
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup

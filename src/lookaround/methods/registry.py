@@ -32,11 +32,15 @@ from lookaround.methods.members import GreedySoup, MemberEnsemble, MemberSetting
 from lookaround.methods.optimizers import OPTIMIZERS, gradients_a_step
 from lookaround.methods.rounds import (
     DartSettings,
+    DilocoSettings,
     LookaheadSettings,
     LookaroundSettings,
+    OuterSettings,
     dart,
+    diloco,
     lookahead,
     lookaround,
+    snoo,
 )
 from lookaround.methods.settings import Help, Settings, Wrapping
 from lookaround.methods.snapshots import Snapshots, SnapshotSettings
@@ -96,6 +100,8 @@ class _JoinedSettings(LookaroundSettings):
 ROUNDS = {
     "lookahead": Entry(LookaheadSettings, lookahead, "one trajectory, pulled back every k steps"),
     "lookaround": Entry(LookaroundSettings, lookaround, "d branches, averaged every k steps"),
+    "snoo": Entry(OuterSettings, snoo, "lookahead with outer Nesterov momentum"),
+    "diloco": Entry(DilocoSettings, diloco, "lookaround with outer Nesterov momentum"),
     "dart": Entry(DartSettings, dart, "lookaround that begins late and averages rarely"),
 }
 """What goes around an inner optimizer."""

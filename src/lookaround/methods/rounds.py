@@ -1,10 +1,13 @@
-"""Methods that go around and average: Lookahead, Lookaround, DART."""
+"""Methods that go around and average: Lookahead, Lookaround, DART, SNOO, DiLoCo."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -61,16 +64,39 @@ class DartSettings(LookaroundSettings):
     start: Annotated[float, Help("part of the run in which one branch takes every copy", least=0, most=1)] = 0.5
 
 
+@dataclass(frozen=True, kw_only=True)
+class OuterSettings(Rounds):
+    """Settings of snoo."""
+
+    k: Annotated[Period, Help("inner steps between two outer steps; epoch: those of an epoch", least=1)] = 20
+    outer_lr: Annotated[float, Help("learning rate of the outer optimizer", least=0)] = 0.7
+    outer_momentum: Annotated[float, Help("Nesterov momentum of the outer optimizer", least=0, most=1)] = 0.9
+
+
+@dataclass(frozen=True, kw_only=True)
+class DilocoSettings(OuterSettings):
+    """Settings of diloco."""
+
+    start: Annotated[float, Help("part of the run in which one branch takes every copy", least=0, most=1)] = 0.0
+    branches: Annotated[
+        int | None, Help("number of branches, and copies of a minibatch; none: the task's", least=1)
+    ] = None
+
+
 def lookahead(setup: Setup, settings: LookaheadSettings, inner: Optimizer) -> AveragedTrajectory:
     """Lookahead: φ moves by α towards the fast weights every k steps (Zhang et al. 2019)."""
-    # One trajectory takes a step on every copy, so an epoch has more steps than minibatches.
-    k = setup.epoch * setup.batches.branches if settings.k == "epoch" else settings.k
+    k = _period_of_one(setup, settings)
     optimizer = Lookahead(inner, k=k, alpha=settings.alpha, inner_state=settings.inner_state)
     if settings.alpha_end is None:
         return AveragedTrajectory(setup, optimizer)
     if settings.alpha == "adaptive":
         raise ValueError("alpha_end is where a fixed alpha goes; with alpha=adaptive leave it out")
     return Fading(setup, optimizer, settings.alpha, settings.alpha_end, settings.alpha_power)
+
+
+def _period_of_one(setup: Setup, settings: Rounds) -> int:
+    """One trajectory takes a step on every copy, so an epoch has more steps than minibatches."""
+    return setup.epoch * setup.batches.branches if settings.k == "epoch" else settings.k
 
 
 class Fading(AveragedTrajectory):
@@ -97,6 +123,7 @@ def lookaround(setup: Setup, settings: LookaroundSettings, inner: Optimizer) -> 
         # Without the model all branches write the same running statistics, as they come.
         model=None if setup.norm_stats == "copy" else setup.model,
         start=round(settings.start * setup.total),
+        mesh=setup.mesh,
     )
     return Branches(setup, optimizer)
 
@@ -104,3 +131,33 @@ def lookaround(setup: Setup, settings: LookaroundSettings, inner: Optimizer) -> 
 def dart(setup: Setup, settings: DartSettings, inner: Optimizer) -> Branches:
     """DART: Lookaround that begins late and averages rarely (Jain et al. 2023)."""
     return lookaround(setup, settings, inner)
+
+
+def _outer(settings: OuterSettings) -> Callable[[list[Tensor]], Optimizer]:
+    return partial(
+        torch.optim.SGD,
+        lr=settings.outer_lr,
+        momentum=settings.outer_momentum,
+        nesterov=settings.outer_momentum > 0,
+    )
+
+
+def snoo(setup: Setup, settings: OuterSettings, inner: Optimizer) -> AveragedTrajectory:
+    """SNOO: φ moves by outer Nesterov momentum on its way to the fast weights every k steps (Kallusky et al. 2025)."""
+    k = _period_of_one(setup, settings)
+    return AveragedTrajectory(setup, Lookahead(inner, k=k, outer=_outer(settings), inner_state=settings.inner_state))
+
+
+def diloco(setup: Setup, settings: DilocoSettings, inner: Optimizer) -> Branches:
+    """DiLoCo: d branches, and outer Nesterov momentum on the way to their mean every k steps (Douillard et al. 2023)."""
+    optimizer = Lookaround(
+        inner,
+        branches=setup.batches.branches,
+        k=setup.epoch if settings.k == "epoch" else settings.k,
+        outer=_outer(settings),
+        inner_state=settings.inner_state,
+        model=None if setup.norm_stats == "copy" else setup.model,
+        start=round(settings.start * setup.total),
+        mesh=setup.mesh,
+    )
+    return Branches(setup, optimizer)

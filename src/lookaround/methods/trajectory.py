@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from typing import Any
@@ -14,6 +14,7 @@ from torch.nn.utils import clip_grad_norm_
 from lookaround.methods.base import Cost, Method, Setup
 from lookaround.methods.norms import reestimate, reestimated
 from lookaround.optim import Lookahead, Lookaround
+from lookaround.optim.spread import whole_state_dict
 from lookaround.tasks.base import Batch, Minibatch
 
 
@@ -105,5 +106,29 @@ class Branches(AveragedTrajectory):
 
     optimizer: Lookaround
 
+    @property
+    def spread(self) -> bool:  # type: ignore[override]
+        return len(self.optimizer.local_branches) < self.optimizer.branches
+
     def turns(self, minibatch: Minibatch) -> Iterable[int]:
         return self.optimizer.around()
+
+    def part_state_dict(self) -> dict[str, Any]:
+        """This process's part of what one process with all branches would have for its state."""
+        local = self.optimizer.local_branches
+        return {"local": local, "optimizer": self.optimizer.part_state_dict(), "cost": asdict(self.cost)}
+
+    def whole_state_dict(self, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The parts of all processes put together: as `state_dict` of one process with all branches."""
+        optimizer = whole_state_dict([(part["local"], part["optimizer"]) for part in parts], self.optimizer.name)
+        cost = {key: sum(part["cost"][key] for part in parts) for key in asdict(self.cost)}
+        return {"optimizer": optimizer, "cost": cost}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if not self.spread:
+            super().load_state_dict(state)
+            return
+        self.optimizer.load_whole(state["optimizer"])
+        # The first process goes on counting; the sum over processes is what was spent.
+        spent = Cost(**state["cost"]) if not self.optimizer.local_branches.start else Cost()
+        vars(self.cost).update(asdict(spent))

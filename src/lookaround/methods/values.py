@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -39,7 +40,8 @@ def _read_one(kind: Any, text: str) -> Any:
         return tuple(read(get_args(kind)[0], part) for part in text.split("/"))
     if kind is bool:
         return {"true": True, "false": False}[text] if text in ("true", "false") else _no(text)
-    return kind(text) if text == text.strip() and text else _no(text)
+    value = kind(text) if text == text.strip() and text else _no(text)
+    return value if kind is str or math.isfinite(value) else _no(text)
 
 
 def _no(text: str) -> Any:

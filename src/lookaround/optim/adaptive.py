@@ -40,6 +40,8 @@ def optimal_alpha(
         α; 1 where θ_k = θ₀ or the curvature along the way is zero, since then nothing argues for less.
 
     Example:
+        >>> import torch
+        >>> from lookaround.optim import optimal_alpha
         >>> a, start, end = torch.tensor([2.0]), torch.tensor([1.0]), torch.tensor([-1.0])  # L = x², minimum half-way
         >>> optimal_alpha([start], [end], [end], [a * end], [a])
         0.5

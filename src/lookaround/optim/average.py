@@ -1,6 +1,7 @@
 """The average step: φ ← φ - α (φ - mean of the branches), or whatever an outer optimizer makes of that difference. Lists in, lists out."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import compress
 from typing import Protocol
@@ -16,16 +17,34 @@ Means = Iterator[tuple[list[Tensor], Block]]
 
 
 class Rows(Protocol):
-    """Where the branches are: all here, or shared out to rows of processes of which this is one."""
+    """Where the branches are: all here, or shared out to rows of processes of which this is one (`lookaround.distributed.Rows`)."""
+
+    @property
+    def branches(self) -> int:
+        """How many there are, d."""
 
     @property
     def local(self) -> range:
-        """The branches that this process holds."""
+        """Those that this process holds."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether weights come from other processes as they are; if not, `means` wants their common start and what was lost."""
+
+    def meeting(self, what: str) -> AbstractContextManager[None]:
+        """A context in which all rows are together, for what they do together."""
 
     def agree(self, round_number: int, tensors: Tensors, well: Sequence[bool]) -> list[bool]:
         """Of all branches, which are well, given those here."""
 
-    def means(self, branches: Sequence[Tensors], taking_part: Sequence[bool], *beside: Tensors) -> Means:
+    def means(
+        self,
+        branches: Sequence[Tensors],
+        taking_part: Sequence[bool],
+        *beside: Tensors,
+        start: Tensors | None = None,
+        lost: Tensors | None = None,
+    ) -> Means:
         """The mean over all branches that take part, block by block: (mean, (views of the lists of ``branches`` …, ``beside`` …)).
 
         The mean is in the averaging dtype, and the caller's to change.
@@ -42,14 +61,27 @@ class Alone:
     range(0, 3)
     """
 
+    exact = True
+
     def __init__(self, branches: int) -> None:
-        self.local = range(branches)
+        self.branches, self.local = branches, range(branches)
+
+    def meeting(self, what: str) -> AbstractContextManager[None]:
+        """See `Rows.meeting`: there is nobody to meet."""
+        return nullcontext()
 
     def agree(self, round_number: int, tensors: Tensors, well: Sequence[bool]) -> list[bool]:
         """See `Rows.agree`."""
         return list(well)
 
-    def means(self, branches: Sequence[Tensors], taking_part: Sequence[bool], *beside: Tensors) -> Means:
+    def means(
+        self,
+        branches: Sequence[Tensors],
+        taking_part: Sequence[bool],
+        *beside: Tensors,
+        start: Tensors | None = None,
+        lost: Tensors | None = None,
+    ) -> Means:
         """See `Rows.means`."""
         for block in blocks(*branches, *beside):
             yield mean_of([*compress(block[: len(branches)], taking_part)]), block

@@ -53,8 +53,17 @@ class Common:
         self.outer = outer
         self.own: dict[str, dict[Tensor, Any]] = {}
 
+    @property
+    def displaced(self) -> bool:
+        """Whether weights travel as their way from φ, so that φ is kept."""
+        return not self._rows.exact
+
     def average(self, alphas: Sequence[float], round_number: int) -> None:
         """The common start of the next round, everywhere."""
+        with self._rows.meeting(f"the average of round {round_number}"):
+            self._average(alphas, round_number)
+
+    def _average(self, alphas: Sequence[float], round_number: int) -> None:
         part = self._taking_part(round_number)
         self._move(alphas, part, None)
         for lists, alpha in [*self._nested_slow(alphas), *self._momentum(alphas, round_number == 0)]:
@@ -71,16 +80,17 @@ class Common:
 
     def show(self, alphas: Sequence[float], round_number: int) -> None:
         """What `average` would put into the model, into the model alone."""
-        self._move(alphas, self._taking_part(round_number), self._branches.current - self._branches.local.start)
+        with self._rows.meeting(f"the average shown in round {round_number}"):
+            self._move(alphas, self._taking_part(round_number), self._branches.current - self._branches.local.start)
 
     def _taking_part(self, round_number: int) -> list[bool]:
         """Who of all branches takes part in an average: those with finite weights and statistics."""
         branches = self._branches
-        if not self._careful:
-            return [True] * len(branches.local)
-        well, statistics = self._finite(branches.weights), self._finite(branches.statistics)
-        if any(statistics):
-            well = [a and b for a, b in zip(well, statistics, strict=True)]
+        well = [True] * len(branches.local)
+        if self._careful:
+            well, statistics = self._finite(branches.weights), self._finite(branches.statistics)
+            if any(statistics):
+                well = [a and b for a, b in zip(well, statistics, strict=True)]
         everywhere = self._rows.agree(round_number, branches.weights.live, well)
         if not any(everywhere):
             raise NotFiniteError(
@@ -104,22 +114,61 @@ class Common:
         if self.outer is not None:
             self._outer_step(self.outer, part, only)
         elif len(set(alphas)) > 1 and SLOW in branches.weights:
-            for lists, alpha in self._by_group(self._lists(branches.weights), branches.weights.values(SLOW), alphas):
-                settle(self._rows.means(lists[:count], part, *lists[count:]), count, Towards(alpha), only)
+            for means, alpha in self._means_by_group(part, alphas, shown=only is not None):
+                settle(means, count, Towards(alpha), only)
         else:
-            settle(self._means(branches.weights, part, only), count, Towards(alphas[0]), only)
-        settle(self._means(branches.statistics, part, only), count, Towards(1.0 if self.outer else alphas[0]), only)
+            settle(self._means(branches.weights, part, only, shown=only is not None), count, Towards(alphas[0]), only)
+        settle(
+            self._means(branches.statistics, part, only, shown=only is not None),
+            count,
+            Towards(1.0 if self.outer else alphas[0]),
+            only,
+        )
 
-    def _means(self, kept: Kept, part: list[bool], only: int | None) -> Means:
+    def _means(self, kept: Kept, part: list[bool], only: int | None, *, shown: bool) -> Means:
         """The mean over all branches of what is kept for each, beside φ if there is one."""
         branches = self._branches
         slow = [kept.packed(SLOW)] if SLOW in kept else []
         if not isinstance(self._rows, Alone):
-            return self._rows.means([*map(list, map(dict.values, self._lists(kept)))], part, *slow)
+            return self._over_rows(self._lists(kept), part, kept, slow, shown)
         if len(part) == 1 and not slow:
             return iter(())
         sets: list[Packed | None] = [None if b == branches.current else kept.packed(waiting(b)) for b in branches.local]
         return packed_means(kept.layout, sets, part, *slow, in_place=only is None or part.index(True) == only)
+
+    def _means_by_group(
+        self, part: list[bool], alphas: Sequence[float], *, shown: bool
+    ) -> Iterator[tuple[Means, float]]:
+        """The mean over all branches of the weights of each group, beside φ, and the group's α."""
+        weights, count = self._branches.weights, len(self._branches.local)
+        lost = [] if self._rows.exact else [self._lost()]
+        for lists, alpha in self._by_group([*self._lists(weights), *lost], weights.values(SLOW), alphas):
+            slow, owed = lists[-1], lists[count] if lost else None
+            if owed is not None and shown:
+                owed = clone(owed)
+            yield self._rows.means(lists[:count], part, slow, start=slow, lost=owed), alpha
+
+    def _over_rows(
+        self,
+        lists: list[dict[Any, Tensor]],
+        part: list[bool],
+        kept: Kept,
+        beside: Sequence[Sequence[Tensor]],
+        shown: bool,
+    ) -> Means:
+        """The mean over rows of processes. A wire that loses something is for weights alone, and comes back to it the next time."""
+        values = [list(of.values()) for of in lists]
+        if self._rows.exact or kept is not self._branches.weights:
+            return self._rows.means(values, part, *beside)
+        lost = list(self._lost().values())
+        return self._rows.means(values, part, *beside, start=kept.packed(SLOW), lost=clone(lost) if shown else lost)
+
+    def _lost(self) -> dict[Any, Tensor]:
+        """What this row has lost on the wire, by parameter in the order of the weights kept."""
+        slow = self._branches.weights.values(SLOW)
+        lost: dict[Any, Any] = self.own.setdefault(f"lost.{self._rows.local.start}", {})
+        lost |= {p: torch.zeros_like(phi) for p, phi in slow.items() if p not in lost}
+        return {p: lost[p] for p in slow}
 
     def _lists(self, kept: Kept) -> list[dict[Any, Tensor]]:
         """Of each branch here, what is kept for it, by key."""
@@ -141,7 +190,7 @@ class Common:
         branches, weights = self._branches, self._branches.weights
         here = branches.current - branches.local.start
         narrow = any(wide_dtype(p.dtype) != p.dtype for p in weights.live)
-        means = self._means(weights, part, here)
+        means = self._means(weights, part, here, shown=only is not None)
         if narrow:
             weights.keep(_GRADIENT)
             gradients = weights.values(_GRADIENT)
@@ -166,9 +215,11 @@ class Common:
             weights.store(waiting(branch))
 
     def _copy_counters(self) -> None:
-        """Counters and the like are those of the current branch."""
-        counters = self._branches.counters
-        self._rows.copy_(counters.live, self._branches.current)
+        """Counters and the like are those of the last branch: the one in the model where a round ends by itself."""
+        counters, last = self._branches.counters, self._rows.branches - 1
+        if waiting(last) in counters:
+            counters.restore(waiting(last))
+        self._rows.copy_(counters.live, last)
         for branch in self._branches.others():
             counters.store(waiting(branch))
 
@@ -241,9 +292,24 @@ class Common:
         healthy = [b for b in branches.local if part[b]]
         if branches.current in left_out and healthy:
             branches.load(healthy[0], same_weights=True)
-        for branch in left_out if healthy else ():
-            if branch in branches.local:
+        for branch in left_out:
+            if branch in branches.others():
                 branches.restart(branch)
+        if left_out and len(branches.local) < self._rows.branches:
+            self._take_inner_state(part, [b for b in branches.local if not part[b]])
+
+    def _take_inner_state(self, part: list[bool], left_out: Sequence[int]) -> None:
+        """The inner state that one process would give them, from whatever row: all have taken the same steps and keep the same."""
+        branches, last = self._branches, len(part) - 1
+        healthy = last if part[last] else part.index(True)
+        theirs = clone(self._inner_tensors(healthy if healthy in branches.local else branches.current))
+        self._rows.copy_(theirs, healthy)
+        for branch in left_out:
+            copy_(self._inner_tensors(branch), theirs)
+
+    def _inner_tensors(self, branch: int) -> list[Tensor]:
+        entries = self._branches.entries(branch).values()
+        return [v for entry in entries for _, v in sorted(entry.items()) if isinstance(v, Tensor)]
 
     def restart(self, alphas: Sequence[float], *, unfinished: bool) -> None:
         """Make the weights and buffers in the model the common start of everything that is weights; momentum goes as at an average."""
@@ -252,19 +318,21 @@ class Common:
             raise NotFiniteError(
                 "the weights in the model are infinite or NaN: no round can start from them", "the new start"
             )
-        part = self._with_finite_state()
-        for lists, alpha in self._momentum(alphas, False) if unfinished else ():
-            settle(self._rows.means(lists[:count], part, *lists[count:]), count, Towards(alpha))
-        self._overwrite()
-        self._rejoin(part, "has an inner state that is infinite or NaN: it takes another branch's at this restart")
+        with self._rows.meeting("a restart"):
+            part = self._with_finite_state()
+            for lists, alpha in self._momentum(alphas, False) if unfinished else ():
+                settle(self._rows.means(lists[:count], part, *lists[count:]), count, Towards(alpha))
+            self._overwrite()
+            self._rejoin(part, "has an inner state that is infinite or NaN: it takes another branch's at this restart")
 
     def _with_finite_state(self) -> list[bool]:
         """The branches whose inner state is finite, by which one that diverged is known after its weights were replaced."""
         branches = self._branches
         if not self._careful:
-            return [True] * len(branches.local)
+            return [True] * self._rows.branches
         entries = [branches.entries(b).values() for b in branches.local]
-        part = [all_finite([t for e in of for t in e.values() if _is_floating(t)]) for of in entries]
+        well = [all_finite([t for e in of for t in e.values() if _is_floating(t)]) for of in entries]
+        part = self._rows.agree(0, branches.params(), well)
         if not any(part):
             raise NotFiniteError(
                 f"the inner state of all {len(part)} branches is infinite or NaN: build a new optimizer to go on",

@@ -74,6 +74,7 @@ class Lookahead(Rounds):
         ValueError: k < 1, α or alpha_low outside [0, 1], an unknown ``inner_state``.
 
     Example:
+        >>> from lookaround import Lookahead
         >>> import torch
         >>> weight = torch.nn.Parameter(torch.tensor([1.0]))
         >>> optimizer = Lookahead(torch.optim.SGD([weight], lr=0.1), k=2, alpha=0.5)

@@ -1,18 +1,22 @@
 """Lookaround: k steps around, one step average (Zhang et al., NeurIPS 2023)."""
 
-from typing import ClassVar
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import nn
 from torch.optim import Optimizer
 
 from lookaround.optim import momentum
 from lookaround.optim.average import Rows
-from lookaround.optim.checks import Alpha, Period
+from lookaround.optim.checks import Alpha, Period, check_count
 from lookaround.optim.outer import MakeOuter
-from lookaround.optim.rounds import Rounds
+from lookaround.optim.spread import Spread
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 
-class Lookaround(Rounds):
+class Lookaround(Spread):
     r"""Train d branches from a common point, each on its own augmentation, and every k steps replace them by their average.
 
     .. math:: \phi_t = \phi_{t-1} + \alpha \Big(\frac{1}{d} \sum_{j=1}^{d} \theta_{t,j,k} - \phi_{t-1}\Big), \qquad
@@ -55,6 +59,7 @@ class Lookaround(Rounds):
             finite weights.
 
     Example:
+        >>> from lookaround import Lookaround
         >>> import torch
         >>> weight = torch.nn.Parameter(torch.tensor([0.0]))
         >>> optimizer = Lookaround(torch.optim.SGD([weight], lr=1.0), branches=2, k=1)
@@ -83,8 +88,29 @@ class Lookaround(Rounds):
         offload: bool = False,
         start: int = 0,
         outer: MakeOuter | None = None,
-        rows: Rows | None = None,
+        mesh: "DeviceMesh | None" = None,
+        wire: Literal["exact", "bfloat16", "int8"] = "exact",
+        time_limit: timedelta = timedelta(minutes=10),
     ) -> None:
         if outer is not None and alpha != 1:
             raise ValueError(f"either outer or alpha={alpha!r} moves the slow weights: leave one of them out")
+        rows = _rows(mesh, check_count("branches", branches), wire, time_limit, start)
         super().__init__(inner, branches, k, alpha, inner_state, model, offload, start, outer, rows)
+
+
+def _rows(mesh: "DeviceMesh | None", branches: int, wire: Any, time_limit: timedelta, start: int) -> Rows | None:
+    """The rows of processes of a mesh; nothing of them is loaded without one."""
+    if mesh is None:
+        if wire != "exact":
+            raise ValueError(
+                f"wire={wire!r} is how branches on several processes are averaged: give their mesh=, or leave it out"
+            )
+        return None
+    if start:
+        raise ValueError(
+            f"start={start}: passes in which all branches share one set of weights are not for branches over processes: "
+            "train that part without a mesh, and go on from its checkpoint with one"
+        )
+    from lookaround.distributed import Rows
+
+    return Rows(mesh, branches, wire=wire, time_limit=time_limit)

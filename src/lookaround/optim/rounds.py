@@ -100,7 +100,7 @@ class Rounds(Saved):
         own = Own(self.name, branches, common, plain=not isinstance(inside[0], Wrapper))
         for key, value in outer.settings().items() if outer else ():
             self._set(f"outer.{key}", value)
-        return Run(branches, common, own, Replay(self._key("replay"), self._is_common))
+        return Run(branches, common, own, Replay(self._key("replay"), self._is_common), Place(branch=rows.local.start))
 
     def _sets_inside(self, branch: int) -> dict[str, tuple[Kept, ...]]:
         """What wrappers inside this one keep in sets, as a branch has it."""
@@ -142,6 +142,11 @@ class Rounds(Saved):
     def branches(self) -> int:
         """The number of branches, d."""
         return int(self._get("branches"))
+
+    @property
+    def local_branches(self) -> range:
+        """The branches that this process holds, which `around` goes over: all of them without a mesh."""
+        return self._run.branches.local
 
     @property
     def branch(self) -> int:
@@ -390,7 +395,9 @@ class Rounds(Saved):
 
     def _needs_slow(self) -> bool:
         """Whether the average that ends a round beginning now asks for φ."""
-        return self._run.common.outer is not None or min(group[self._key("alpha")] for group in self.param_groups) < 1
+        common = self._run.common
+        below_one = min(group[self._key("alpha")] for group in self.param_groups) < 1
+        return common.outer is not None or common.displaced or below_one
 
     def _created_state(self) -> bool:
         """Whether the step just made was one that only creates state, for a checkpoint, and does not count."""
@@ -552,7 +559,7 @@ class Rounds(Saved):
     def _show(self) -> None:
         """Put the training weights and buffers aside, where a checkpoint finds them, and the average in their place."""
         run = self._run
-        kept = SLOW in run.branches.weights or len(run.branches.local) > 1
+        kept = SLOW in run.branches.weights or self.branches > 1
         if run.shown or run.evaluating or run.place.at_start(run.branches.local) or self._get("start") or not kept:
             return
         self._reshard()

@@ -36,6 +36,8 @@ class SAM(Wrapper):
         ValueError: rho is negative or not finite; ``step`` without a closure.
 
     Example:
+        >>> import torch
+        >>> from lookaround import SAM
         >>> weight = torch.nn.Parameter(torch.tensor([1.0]))
         >>> optimizer = SAM(torch.optim.SGD([weight], lr=0.5), rho=0.1)
         >>> def closure():

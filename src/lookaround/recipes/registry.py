@@ -47,6 +47,7 @@ def make(name: str, given: Mapping[str, str]) -> Recipe:
         ValueError: for an unknown recipe or field, or a value that a field does not take.
 
     Example:
+        >>> from lookaround.recipes import make
         >>> recipe = make("lookahead-table-1", {"data": "cifar10", "seeds": "0/1", "epochs": "2"})
         >>> plan = recipe.parts[0].plan
         >>> plan.config.data, plan.seeds, plan.budget.epochs, recipe.parts[0].rows[3].paper

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import signal
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 
 from lookaround.averaging import greedy_soup, soup_files, uniform_soup
 from lookaround.averaging.files import save_tensors
+from lookaround.averaging.soups import cook
 from lookaround.averaging.soups.recipe import METADATA_KEY
 from lookaround.averaging.soups.stored import StoredFile
 
@@ -266,6 +268,25 @@ def test_a_file_that_shrinks_while_it_is_read_stops_all_threads(tmp_path, monkey
     with pytest.raises(ValueError, match="ended while it was read"):
         soup_files(tmp_path / "soup.safetensors", paths)
     assert not (tmp_path / "soup.safetensors").exists()
+
+
+@pytest.mark.parametrize("hashes", [True, False])
+@pytest.mark.parametrize("how", ["interrupt", "failure"])
+def test_a_soup_that_is_interrupted_or_fails_stops_at_once(tmp_path, monkeypatch, hashes, how):
+    monkeypatch.setattr(cook, "_BLOCK", 2**12)
+    paths, blocks = write(tmp_path, [{"w": torch.zeros(2**22)}] * 2), []
+
+    def stop(done, total):
+        blocks.append(done)
+        if len(blocks) == 1 and how == "interrupt":
+            os.kill(os.getpid(), signal.SIGINT)
+        elif len(blocks) == 1:
+            raise RuntimeError("no more")
+
+    with pytest.raises(KeyboardInterrupt if how == "interrupt" else RuntimeError):
+        soup_files(tmp_path / "soup.safetensors", paths, hashes=hashes, progress=stop)
+    assert len(blocks) < 1024
+    assert sorted(os.listdir(tmp_path)) == ["m0.safetensors", "m1.safetensors"]
 
 
 def test_ingredients_are_not_changed(tmp_path):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lookaround.experiment.compare.curves import Curve, curve
@@ -32,6 +32,7 @@ def test_without_a_common_place_there_is_none():
     assert curve([[], [(1, 2.0)]]) == Curve((1,), (2.0,), (2.0,), (2.0,))
 
 
+@settings(deadline=None)
 @given(st.lists(seed, min_size=1, max_size=4))
 def test_between_evaluations_it_is_numpys_interpolation(seeds):
     found = curve(seeds)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import scipy.stats
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lookaround.experiment.compare.paired import bonferroni, holm, paired_difference, sign_test, t_test
@@ -30,6 +30,7 @@ def test_three_seeds_by_hand():
     assert (found.above, found.below, found.ties, found.p_sign) == (3, 0, 0, 0.25)
 
 
+@settings(deadline=None)
 @given(pairs, st.floats(0.5, 0.999))
 def test_they_are_scipys_t_test_of_related_samples(drawn, confidence):
     a, b = zip(*drawn, strict=True)
@@ -41,6 +42,7 @@ def test_they_are_scipys_t_test_of_related_samples(drawn, confidence):
     assert found.interval == pytest.approx(tuple(expected.confidence_interval(confidence)), rel=1e-6, abs=1e-6)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 40), st.integers(0, 40))
 def test_signs_are_scipys_binomial_test(above, below):
     assume(above + below)
@@ -48,6 +50,7 @@ def test_signs_are_scipys_binomial_test(above, below):
     assert sign_test(above, below) == pytest.approx(expected, rel=1e-9)
 
 
+@settings(deadline=None)
 @given(st.floats(-50, 50), st.integers(1, 100))
 def test_p_values_are_those_of_scipys_t(t, freedom):
     assert t_test(t, freedom) == pytest.approx(2 * scipy.stats.t.sf(abs(t), freedom), rel=1e-9)
@@ -82,6 +85,7 @@ def test_no_common_seed_and_no_confidence_are_refused():
             paired_difference({0: 1.0}, {0: 2.0}, confidence)
 
 
+@settings(deadline=None)
 @given(probabilities)
 def test_holm_rejects_what_its_procedure_does_step_by_step(values):
     """Holm's own words: compare the smallest with α / m, the next with α / (m - 1) …, and stop at the first that is larger."""
@@ -92,6 +96,7 @@ def test_holm_rejects_what_its_procedure_does_step_by_step(values):
         assert {index for index, value in enumerate(holm(values)) if value <= level} == rejected
 
 
+@settings(deadline=None)
 @given(probabilities)
 def test_holm_lies_between_the_values_and_bonferroni(values):
     for value, step_down, multiplied in zip(values, holm(values), bonferroni(values), strict=True):

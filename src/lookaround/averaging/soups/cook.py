@@ -71,26 +71,34 @@ def in_threads(
 ) -> None:
     """Run ``work`` in a few threads, each of which asks for one block after another until there are none.
 
-    When one fails, the others do not wait for what it would have read.
+    When one fails, or the user interrupts, the others finish their block at most, and do not wait for what nobody will read.
     """
-    lock = threading.Lock()
+    lock, stopped = threading.Lock(), threading.Event()
 
     def following() -> Block | None:
         with lock:
-            return next(todo, None)
+            return None if stopped.is_set() else next(todo, None)
+
+    def stop() -> None:
+        stopped.set()
+        for source in sources:
+            for file in source.files:
+                file.give_up()
 
     def guarded() -> None:
         try:
             work(following)
         except BaseException:
-            for source in sources:
-                for file in source.files:
-                    file.give_up()
+            stop()
             raise
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        for done in [pool.submit(guarded) for _ in range(_THREADS)]:
-            done.result()
+        try:
+            for done in [pool.submit(guarded) for _ in range(_THREADS)]:
+                done.result()
+        except BaseException:
+            stop()
+            raise
 
 
 class Cook:

@@ -35,6 +35,7 @@ def curve(seeds: Sequence[Points]) -> Curve | None:
 
     Example:
         >>> from lookaround.experiment.compare import curve
+        >>> from lookaround.experiment.compare import curve
         >>> curve([[(1, 10.0), (3, 20.0)], [(2, 30.0), (4, 50.0)]])
         Curve(at=(2, 3), mean=(22.5, 30.0), low=(15.0, 20.0), high=(30.0, 40.0))
     """

@@ -58,6 +58,7 @@ def paired_difference(a: Mapping[int, float], b: Mapping[int, float], confidence
 
     Example:
         >>> from lookaround.experiment.compare import paired_difference
+        >>> from lookaround.experiment.compare import paired_difference
         >>> found = paired_difference({0: 97.0, 1: 98.0, 2: 96.0}, {0: 96.0, 1: 96.5, 2: 95.5})
         >>> found.mean, f"{found.interval[0]:.2f} to {found.interval[1]:.2f}", f"{found.p:.4f}", found.above
         (1.0, '-0.24 to 2.24', '0.0742', 3)
@@ -103,6 +104,7 @@ def t_test(t: float, freedom: int) -> float:
 
     Example:
         >>> from lookaround.experiment.compare import t_test
+        >>> from lookaround.experiment.compare import t_test
         >>> f"{t_test(12.706, 1):.4f}"
         '0.0500'
     """
@@ -118,6 +120,7 @@ def sign_test(above: int, below: int) -> float:
 
     Example:
         >>> from lookaround.experiment.compare import sign_test
+        >>> from lookaround.experiment.compare import sign_test
         >>> sign_test(5, 0), sign_test(6, 0), sign_test(2, 2), sign_test(0, 0)
         (0.0625, 0.03125, 1.0, 1.0)
     """
@@ -130,6 +133,7 @@ def bonferroni(values: Sequence[float]) -> list[float]:
     """p values adjusted for as many comparisons as there are: multiplied by their number, at most 1.
 
     Example:
+        >>> from lookaround.experiment.compare import bonferroni
         >>> from lookaround.experiment.compare import bonferroni
         >>> bonferroni([0.01, 0.3, 0.5])
         [0.03, 0.8999999999999999, 1.0]
@@ -144,6 +148,7 @@ def holm(values: Sequence[float]) -> list[float]:
     result is at most 0.05 keeps the probability of any false rejection at 0.05.
 
     Example:
+        >>> from lookaround.experiment.compare import holm
         >>> from lookaround.experiment.compare import holm
         >>> holm([0.04, 0.01, 0.03])
         [0.06, 0.03, 0.06]

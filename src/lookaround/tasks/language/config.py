@@ -20,6 +20,7 @@ class LanguageConfig:
         ValueError: for a value outside its range, naming the option.
 
     Example:
+        >>> from lookaround.tasks.language import LanguageConfig
         >>> LanguageConfig(root="ptb", network="transformer").size
         TransformerSize(width=128, layers=2, heads=4, hidden=512, dropout=0.1)
         >>> LanguageConfig(root="ptb", window=0)
@@ -131,6 +132,7 @@ def preset(network: str | None) -> LanguageConfig:
         ValueError: for an unknown network.
 
     Example:
+        >>> from lookaround.tasks.language import preset
         >>> preset("transformer").clip
         1.0
     """

@@ -22,6 +22,7 @@ class Text:
         lines: without their ends; empty lines inside the text are kept, as pairs of files need them.
 
     Example:
+        >>> from lookaround.tasks.text import Text
         >>> Text("greeting", ("guten tag", "näher")).bytes
         17
     """
@@ -42,6 +43,8 @@ def read_text(path: Path) -> Text:
         TextError: for no file, no regular file, one that is not UTF-8, holds no word, or holds a zero byte.
 
     Example:
+        >>> from pathlib import Path
+        >>> from lookaround.tasks.text import read_text
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder, "train.txt")

@@ -33,6 +33,7 @@ class Subwords:
         TextError: for anything else, or without ``tokenizers``.
 
     Example:
+        >>> from lookaround.tasks.text import train_subwords
         >>> subwords = train_subwords([["low lower lowest", "new newer"]], size=270)
         >>> [subwords.decode(numbers) for numbers in subwords.encode(["slow", "ﬁn de siècle"])]
         ['slow', 'ﬁn de siècle']

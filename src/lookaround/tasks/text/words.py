@@ -21,6 +21,7 @@ class Words:
         words: in the order of their numbers, ``<unk>`` first and the end of a line, ``<eos>``, second.
 
     Example:
+        >>> from lookaround.tasks.text import Text, count_words
         >>> vocabulary = count_words(Text("train", ("a b a", "<unk> a")), min_count=1)
         >>> vocabulary.encode(("a c",)), vocabulary.decode([2, 0])
         ([2, 0, 1], 'a <unk>')

@@ -20,6 +20,7 @@ class TranslationConfig:
         ValueError: for a value outside its range, naming the option.
 
     Example:
+        >>> from lookaround.tasks.translation import TranslationConfig
         >>> TranslationConfig(root="multi30k", source="en", target="de").size.layers
         2
         >>> TranslationConfig(beam=0)

@@ -109,7 +109,11 @@ def load_network(path: str | Path) -> tuple[nn.Module, Architecture]:
         UsageError: for a file that is missing, damaged, or holds no architecture to build.
 
     Example:
+        >>> import torch
+        >>> from pathlib import Path
         >>> import tempfile
+        >>> from pathlib import Path
+        >>> import torch
         >>> from lookaround.tasks.vision import VisionConfig, VisionTask, load_network
         >>> task = VisionTask.load(VisionConfig(width=4), torch.device("cpu"))
         >>> images = task.data.test_images[:5]

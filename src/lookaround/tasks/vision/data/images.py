@@ -64,6 +64,8 @@ def channel_sums(images: Images) -> Tensor:
     """Of all pixels of each channel the sum and the sum of squares, exactly: int64 ``(C, 2)`` on the CPU.
 
     Example:
+        >>> import torch
+        >>> from lookaround.tasks.vision.data.images import channel_sums
         >>> channel_sums(torch.full((2, 1, 2, 2), 3, dtype=torch.uint8))
         tensor([[24, 72]])
     """

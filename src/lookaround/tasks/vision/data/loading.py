@@ -43,6 +43,7 @@ def load_data(
 
     Example:
         >>> from lookaround.tasks.vision.data import load_data
+        >>> from lookaround.tasks.vision.data import load_data
         >>> data = load_data("digits")
         >>> len(data.train_labels), len(data.test_labels), data.classes[:3]
         (1437, 360, ('0', '1', '2'))

@@ -1,0 +1,129 @@
+"""``lookaround predict``: the class of every image in some files or folders."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, TextIO
+
+import torch
+import tyro
+from torch import Tensor, nn
+
+from lookaround.commands.parsing import parse
+from lookaround.commands.runs import load_run, network_of
+from lookaround.errors import UsageError
+from lookaround.experiment.running import device_named
+from lookaround.files import atomic
+from lookaround.tasks.checks import check_ranges
+from lookaround.tasks.vision.data.decoding import BadImageError, Faults, decode_all
+from lookaround.tasks.vision.data.folder import SUFFIXES
+from lookaround.tasks.vision.networks import Architecture
+
+HEADER = ("file", "class", "probability")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions:
+    """Classify images: a line of CSV for each, with its likeliest class and the probability of it.
+
+    A RUN is a folder OUT/METHOD/seed-SEED of lookaround train, its safetensors file, or a soup of some. Images are resized to the
+    network's size and normalized as it was trained; of a folder, all images in it and below it are taken.
+
+    lookaround predict runs/photos/lookaround/seed-0 holiday/ --out predictions.csv
+    """
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """The network."""
+    images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE...")]
+    """Image files, or folders of them."""
+    out: Path | None = None
+    """CSV file to write. None: standard output."""
+    batch_size: int = 500
+    """Images in a batch."""
+    device: str = "auto"
+    """cpu, cuda, cuda:N …; auto takes CUDA when there is one."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self, {"batch_size": (1, None)})
+
+
+def predict(words: Sequence[str]) -> None:
+    """Runs ``lookaround predict``."""
+    options = parse(PredictOptions, words, "predict")
+    files = list(image_files(options.images))
+    model, architecture = network_of([load_run(options.run)])
+    device = device_named(options.device)
+    if options.out is None:
+        _write(sys.stdout, _rows(model.to(device), architecture, files, options.batch_size, device))
+        return
+    if options.out.is_dir() or not options.out.parent.is_dir():
+        raise UsageError(f"{options.out} cannot be written: give a file in a folder that exists")
+    rows = list(_rows(model.to(device), architecture, files, options.batch_size, device))
+    with atomic(options.out) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        _write(file, rows)
+    print(f"{len(rows):,} images: {options.out}")
+
+
+def image_files(paths: Sequence[Path]) -> Iterator[Path]:
+    """The files among the paths, and the images in the folders among them and below, by name.
+
+    Raises:
+        UsageError: for a path that is not there, a folder without images, or no path at all.
+    """
+    if not paths:
+        raise UsageError("nothing to predict; give image files, or folders of them, after the RUN")
+    for path in paths:
+        if not path.is_dir():
+            if not path.exists():
+                raise UsageError(f"there is no {path}; give image files, or folders of them")
+            yield path
+            continue
+        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.name[0] != ".")
+        if not found:
+            raise UsageError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))})")
+        yield from found
+
+
+def _rows(
+    model: nn.Module, architecture: Architecture, files: Sequence[Path], size: int, device: torch.device
+) -> Iterator[tuple[str, str, str]]:
+    _check(files, architecture)
+    with torch.inference_mode():
+        for start in range(0, len(files), size):
+            part = files[start : start + size]
+            images = torch.stack([_fitting(image, architecture) for image in _decoded(part, architecture)])
+            probabilities = model(architecture.prepare(images.to(device))).float().softmax(1).cpu()
+            for path, (value, index) in zip(part, zip(*probabilities.max(1), strict=True), strict=True):
+                yield str(path), architecture.classes[int(index)], f"{float(value):.6f}"
+
+
+def _check(files: Sequence[Path], architecture: Architecture) -> None:
+    """Raises `DataError` that names every file that is no image, before the first line is written."""
+    faults = Faults()
+    for path, image in zip(files, decode_all(files, architecture.image_size), strict=True):
+        faults.note(path, image)
+    faults.check()
+
+
+def _decoded(files: Sequence[Path], architecture: Architecture) -> Iterator[Tensor]:
+    for image in decode_all(files, architecture.image_size):
+        assert not isinstance(image, BadImageError)
+        yield image
+
+
+def _fitting(image: Tensor, architecture: Architecture) -> Tensor:
+    """The image with the network's channels: gray ones are repeated, coloured ones weighted as in ITU-R 601-2 (as PIL does)."""
+    if len(image) > architecture.channels:
+        weights = torch.tensor([299, 587, 114], dtype=torch.int64).view(3, 1, 1)
+        return ((image.long() * weights).sum(0, keepdim=True) / 1000).round().to(torch.uint8)
+    return image.expand(architecture.channels, -1, -1)
+
+
+def _write(file: TextIO, rows: Iterator[tuple[str, str, str]] | list[tuple[str, str, str]]) -> None:
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(HEADER)
+    writer.writerows(rows)

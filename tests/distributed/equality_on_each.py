@@ -1,0 +1,211 @@
+"""What each process of `test_equality.py` runs: the loop over its own branches beside one process's loop over all of them."""
+
+import time
+import warnings
+from collections.abc import Iterator
+from datetime import timedelta
+from functools import cache
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import SGD, Adam, AdamW
+
+from lookaround import Lookaround
+from lookaround.distributed import BranchBatches, keyed_generator
+
+ROUNDS, K, SAMPLES, BATCH = 20, 2, 32, 8
+INNERS = {
+    "momentum": lambda p: SGD(p, lr=0.05, momentum=0.9, nesterov=True),
+    "adamw": lambda p: AdamW(p, lr=0.01, weight_decay=0.1),
+}
+OUTERS = {
+    "alpha": {"alpha": 0.5},
+    "snoo": {"outer": lambda p: SGD(p, lr=0.7, momentum=0.9, nesterov=True)},
+    "adam": {"outer": lambda p: Adam(p, lr=0.01)},
+    "interpolate": {"alpha": 0.8, "inner_state": "interpolate"},
+    "reset": {"inner_state": "reset"},
+}
+
+
+class Scaled(nn.Module):
+    """Has buffers of every kind: averaged ones, a counter, a flag, a constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(5)
+        self.register_buffer("seen", torch.tensor(0))
+        self.register_buffer("any", torch.tensor(False))
+        self.register_buffer("mask", torch.tensor([1.0, float("inf"), 2.0]))
+
+    def forward(self, inputs):
+        self.seen += len(inputs)
+        self.any |= bool((inputs > 2).any())
+        return self.norm(inputs)
+
+
+def network(buffers: bool = True, dtype=torch.float32) -> nn.Module:
+    torch.manual_seed(0)
+    middle = Scaled() if buffers else nn.LayerNorm(5)
+    return nn.Sequential(nn.Linear(4, 5), middle, nn.Tanh(), nn.Linear(5, 3)).to(dtype)
+
+
+@cache
+def minibatch(branch: int, step: int, dtype, part: int = 0, parts: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """This process's part of a branch's minibatch, whose noise is drawn for all of it."""
+    inputs = torch.randn(SAMPLES, 4, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    labels = inputs[:, :3].argmax(1)
+    epoch, index = divmod(step, SAMPLES // BATCH)
+    own = BranchBatches(SAMPLES, BATCH, seed=0, branch=branch, part=part, parts=parts)
+    own.set_epoch(epoch)
+    chosen = [*own][index]
+    noise = torch.randn(BATCH, 4, generator=keyed_generator(seed=0, branch=branch, step=step), dtype=torch.float64)
+    share = BATCH // parts
+    return (inputs[chosen] + 0.1 * noise[part * share : (part + 1) * share]).to(dtype), labels[chosen]
+
+
+def train(model, optimizer, forward=None, *, part: int = 0, parts: int = 1, rounds: int = ROUNDS) -> Iterator[int]:
+    """The loop of the README, the same on any number of processes; yields after every pass."""
+    dtype = next(model.parameters()).dtype
+    for step in range(rounds * K):
+        for branch in optimizer.around():
+            inputs, labels = minibatch(branch, step, dtype, part, parts)
+            optimizer.zero_grad()
+            nn.functional.cross_entropy((forward or model)(inputs), labels).backward()
+            optimizer.step()
+        yield step
+
+
+def whole(tensor):
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def values(model, counted: bool) -> list[torch.Tensor]:
+    """Weights and buffers; in the middle of a round counters and flags are each branch's own."""
+    averaged = [t for name, t in model.named_buffers() if counted or "running" in name]
+    return [whole(t).detach().clone() for t in (*model.parameters(), *averaged)]
+
+
+def check_rows(size: int) -> None:
+    """A row of one process each: bit for bit where no row but the first has several branches."""
+    mesh = init_device_mesh("cpu", (size,), mesh_dim_names=("branch",))
+    for branches in range(size, 5):
+        for inner in INNERS:
+            fixed = branches - size <= 1
+            dtype = torch.float32 if fixed else torch.float64
+            model = network(dtype=dtype)
+            optimizer = Lookaround(INNERS[inner](model.parameters()), branches, K, model=model, mesh=mesh)
+            got = [*averages(model, optimizer, train(model, optimizer))]
+            want = [*reference(*(branches, inner, dtype))]
+            assert len(got) == len(want) == ROUNDS * K
+            compare(got, want, exact=fixed)
+
+
+def reference(branches: int, inner: str, dtype, *, buffers: bool = True, **settings) -> list[list[torch.Tensor]]:
+    """What one process with all branches gets: the first one trains, the others are told."""
+    told = [None]
+    if dist.get_rank() == 0:
+        model = network(buffers, dtype)
+        optimizer = Lookaround(INNERS[inner](model.parameters()), branches, K, model=model, **settings)
+        told = [[*averages(model, optimizer, train(model, optimizer))]]
+    dist.broadcast_object_list(told)
+    return told[0]
+
+
+def averages(model, optimizer, loop: Iterator[int]) -> Iterator[list[torch.Tensor]]:
+    """After every pass, in the middle of a round too, what the average gives."""
+    for step in loop:
+        with optimizer.averaged():
+            yield values(model, counted=step % K == K - 1)
+
+
+def compare(got, want, *, exact: bool) -> None:
+    for step, (ours, theirs) in enumerate(zip(got, want, strict=True)):
+        if exact:
+            differing = [i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if not torch.equal(a, b)]
+            assert not differing, (step, differing, [(ours[i], theirs[i]) for i in differing][:2])
+        else:
+            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+def check_ddp_inside_a_branch(size: int) -> None:
+    for rows in [r for r in (1, 2) if size % r == 0 and size // r > 1 and BATCH % (size // r) == 0]:
+        mesh = init_device_mesh("cpu", (rows, size // rows), mesh_dim_names=("branch", "dp"))
+        for inner in INNERS:
+            branches = rows + 1
+            model = network(buffers=False, dtype=torch.float64)
+            ddp = DistributedDataParallel(model, process_group=mesh.get_group("dp"))
+            optimizer = Lookaround(INNERS[inner](model.parameters()), branches, K, model=model, mesh=mesh)
+            loop = train(model, optimizer, ddp, part=mesh.get_local_rank("dp"), parts=mesh.size(1))
+            got = [*averages(model, optimizer, loop)]
+            compare(got, reference(branches, inner, torch.float64, buffers=False), exact=False)
+
+
+def check_fsdp_inside_a_branch(size: int) -> None:
+    for rows in [r for r in (1, 2) if size % r == 0 and BATCH % (size // r) == 0 and size // r > 1]:
+        mesh = init_device_mesh("cpu", (rows, size // rows), mesh_dim_names=("branch", "dp_shard"))
+        for inner in INNERS:
+            branches = rows + 1
+            model = network(buffers=False, dtype=torch.float64)
+            for layer in (model[0], model[3], model):
+                fully_shard(layer, mesh=mesh["dp_shard"])
+            optimizer = Lookaround(INNERS[inner](model.parameters()), branches, K, model=model, mesh=mesh)
+            loop = train(model, optimizer, part=mesh.get_local_rank("dp_shard"), parts=mesh.size(1))
+            got = [*averages(model, optimizer, loop)]
+            compare(got, reference(branches, inner, torch.float64, buffers=False), exact=False)
+
+
+def check_every_outer(size: int) -> None:
+    mesh = init_device_mesh("cpu", (size,), mesh_dim_names=("branch",))
+    for settings in OUTERS.values():
+        model = network()
+        optimizer = Lookaround(INNERS["momentum"](model.parameters()), size + 1, K, model=model, mesh=mesh, **settings)
+        got = [*averages(model, optimizer, train(model, optimizer))]
+        compare(got, reference(size + 1, "momentum", torch.float32, **settings), exact=True)
+
+
+def check_a_branch_that_diverges(size: int) -> None:
+    """It is left out everywhere, and goes on from the average with a healthy one's inner state, from another row if need be."""
+    mesh = init_device_mesh("cpu", (size,), mesh_dim_names=("branch",))
+    for diverging in {0, size} if size > 1 else ():
+        ends = []
+        for settings in ({"mesh": mesh}, {}):
+            model = network()
+            optimizer = Lookaround(INNERS["adamw"](model.parameters()), size + 1, K, model=model, **settings)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                for step in range(5 * K):
+                    for branch in optimizer.around():
+                        inputs, labels = minibatch(branch, step, torch.float32)
+                        optimizer.zero_grad()
+                        loss = nn.functional.cross_entropy(model(inputs), labels)
+                        (loss * float("nan") if (branch, step) == (diverging, K) else loss).backward()
+                        optimizer.step()
+            assert [str(w.message).partition(" has")[0] for w in caught] == [f"branch {diverging} of {size + 1}"]
+            ends.append(values(model, counted=True))
+        compare(ends[:1], ends[1:], exact=True)
+
+
+def main(rank: int, most: int, store, *only: str) -> None:
+    """All checks among the first process, the first two, and so on."""
+    for size in range(1, most + 1):
+        if rank < size:
+            dist.init_process_group(
+                "gloo",
+                store=dist.PrefixStore(str(size), store),
+                rank=rank,
+                world_size=size,
+                timeout=timedelta(minutes=2),
+            )
+            began = time.monotonic()
+            for name, check in list(globals().items()):
+                if name.startswith("check_") and (not only or name in only):
+                    check(size)
+                    print(f"{name} among {size}: {time.monotonic() - began:.1f} s\n", end="", flush=True)
+            dist.barrier()
+            dist.destroy_process_group()
+            print(f"equal among {size}\n", end="", flush=True)
