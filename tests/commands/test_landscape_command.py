@@ -195,7 +195,7 @@ def test_a_trajectory_records_whole_rounds_from_the_runs_own_weights(runs, tmp_p
     rows = table(tmp_path / "trajectory.csv")
     assert [(row["round"], row["step"]) for row in rows] == [(r, s) for r in range(rounds) for s in range(k + 1)]
     assert rows[0]["average_loss"] == pytest.approx(result(runs[method])["metrics"]["nll"], rel=1e-5)
-    assert ("branch2_loss" in rows[0]) == (method == "lookaround")
+    assert ("branch3_loss" in rows[0]) == (method == "lookaround")
     printed = capsys.readouterr().out
     ends = [row["average_accuracy"] for row in rows if row["step"] == k]
     assert f"at the ends of {rounds} rounds: average {sum(ends) / rounds:.2f} %" in printed

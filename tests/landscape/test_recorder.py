@@ -195,8 +195,8 @@ def test_loops_with_and_without_around_give_the_same_records(tmp_path: Path) -> 
     assert tables[0] == tables[1]
     rows = list(csv.DictReader(tables[0].splitlines()))
     assert [row["step"] for row in rows] == list("01230123")
-    assert float(rows[1]["branch1_accuracy"]) == recorder.records[1].branches[1].accuracy
-    assert set(rows[0]) >= {"update", "round", "average_loss", "spread", "angle_0_1", "barrier"}
+    assert float(rows[1]["branch2_accuracy"]) == recorder.records[1].branches[1].accuracy
+    assert set(rows[0]) >= {"update", "round", "average_loss", "spread", "angle_1_2", "barrier"}
 
 
 def test_recording_begins_with_the_next_round() -> None:

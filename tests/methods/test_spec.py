@@ -49,7 +49,7 @@ def test_long_labels_have_short_folders_of_their_own():
         ("sgd:lr=fast", "sgd: lr must be a number, got 'fast'"),
         ("sgd:lr= 0.1", "sgd: lr must be a number, got ' 0.1'"),
         ("sgd:nesterov=1", "sgd: nesterov must be true or false, got '1'"),
-        ("sgd:schedule=sine", "schedule must be cosine, linear, constant, multi-step, inverse-sqrt, wsd or none"),
+        ("sgd:schedule=sine", "schedule must be cosine, linear, constant, multi-step, ramp, inverse-sqrt, wsd"),
         ("sgd:batch=1/3", "sgd: batch must be a whole number, 1/d or none, got '1/3'"),
         ("sgd:batch=0", "sgd: batch must be at least 1, got 0"),
         ("sgd:warmup=-1", "sgd: warmup must be at least 0, got -1"),

@@ -264,7 +264,7 @@ class Recorder:
         return max(heights)
 
     def save_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write one row a record, atomically.
+        """Write one row a record, atomically. Branches are counted from 1, as in figures.
 
         Raises:
             ValueError: nothing has been recorded.
@@ -272,7 +272,7 @@ class Recorder:
         """
         if not self.records:
             raise ValueError("nothing has been recorded; recording begins with the round after the recorder was made")
-        branches = range(len(self.records[0].branches))
+        branches = range(1, len(self.records[0].branches) + 1)
         measured = [f"{who}_{what}" for who in ("average", *(f"branch{b}" for b in branches)) for what in Value._fields]
         angles = [f"angle_{a}_{b}" for a, b in itertools.combinations(branches, 2)]
         header = ["update", "round", "step", *measured, "spread", *angles, "barrier"]
