@@ -248,7 +248,7 @@ def test_a_trajectory_from_scratch_begins_with_the_seeds_initial_weights(runs, t
         (["line", "{sgd}", "{lookahead}", "--norm-images", "0"], "takes 1 to 300 images, got 0"),
         (["line", "{sgd}", "{lookahead}", "--batch-size", "0"], "--batch-size must be at least 1, got 0"),
         (["line", "{sgd}", "{lookahead}", "--data", "mnist"], "unknown data set 'mnist'"),
-        (["line", "{sgd}", "{lookahead}", "--beyond", "-1"], "goes beyond them by at least 0"),
+        (["line", "{sgd}", "{lookahead}", "--beyond", "-1"], "--beyond must be from 0 to 1000, got -1.0"),
         (["line", "{sgd}", "{lookahead}", "--norm-stats", "no"], "invalid choice 'no' for argument '--norm-stats'"),
         (
             ["line", "{sgd}", "{lookahead}", "--out", "{experiment}/experiment.json"],
