@@ -69,6 +69,9 @@ class Block(nn.Module):
         self.feed = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, width))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3 if cross else 2))
         self.dropout = nn.Dropout(dropout)
+        # Glorot and Bengio's, as the authors' code and torch.nn.Transformer have it.
+        for weight in (parameter for parameter in self.parameters() if parameter.dim() > 1):
+            nn.init.xavier_uniform_(weight)
 
     def forward(
         self,
