@@ -3,7 +3,9 @@
 ``golden.json`` was written by the code of that time (commit 5468c68), one thread, shared copies. Where a small convolution gives the
 bits that it gave on that machine, so must every run, to the last bit; on other processors rounding differs, and six projections of
 each weight vector are compared instead. `REWRITE_GOLDEN=1 pytest tests/experiment/test_golden.py` writes the file anew with what
-is measured now; what changed is then in the log.
+is measured now; what changed is then in the log. That was done once: the heart's redesign rounds an average differently, in the
+last bit (weights differ by at most 1.8e-7), so the digests of the methods that go around are those since then; before it
+every digest was that of the old code.
 """
 
 from __future__ import annotations
@@ -111,7 +113,7 @@ def test_weights_are_those_of_before(tmp_path, display, name):
     found = trained(tmp_path, display, method, **changes)
     golden = json.loads(GOLDEN.read_text())
     if os.environ.get("REWRITE_GOLDEN"):
-        golden["runs"][name], golden["arithmetic"] = found, arithmetic()
+        golden["runs"][name]["sha256"], golden["arithmetic"] = found["sha256"], arithmetic()
         GOLDEN.write_text(json.dumps(golden, indent=1) + "\n")
     wanted = golden["runs"][name]
     assert found["gradient_evaluations"] == wanted["gradient_evaluations"]

@@ -27,6 +27,7 @@ class Checkpoints:
         keep: how many whole checkpoints stay, at least 1; older ones are removed after a newer one is whole.
 
     Example:
+        >>> from lookaround.distributed import Checkpoints
         >>> import tempfile, torch
         >>> checkpoints = Checkpoints(tempfile.mkdtemp())
         >>> checkpoints.save(20, {"weight": torch.ones(2)})

@@ -10,6 +10,7 @@ from torch.utils.data import Sampler
 def keyed_seed(*parts: int | str | None) -> int:
     """A 63-bit seed that depends on all of ``parts`` and on their order, the same on every machine.
 
+    >>> from lookaround.distributed import keyed_seed
     >>> keyed_seed(0, "order", 1) == keyed_seed(0, "order", 2)
     False
     """
@@ -29,6 +30,7 @@ def keyed_generator(seed: int, branch: int, step: int, device: torch.device | st
         device: of the generator. A CPU's and a CUDA device's numbers differ for the same seed.
 
     Example:
+        >>> from lookaround.distributed import keyed_generator
         >>> import torch
         >>> crops = torch.randint(4, (8, 2), generator=keyed_generator(seed=0, branch=1, step=7))
         >>> again = torch.randint(4, (8, 2), generator=keyed_generator(seed=0, branch=1, step=7))
@@ -58,6 +60,7 @@ class BranchBatches(Sampler[list[int]]):
         ValueError: no minibatch, a minibatch that the parts cannot share evenly, a part that there is not.
 
     Example:
+        >>> from lookaround.distributed import BranchBatches
         >>> from torch.utils.data import DataLoader
         >>> batches = BranchBatches(10, 4, seed=0, branch=1)
         >>> batches.set_epoch(3)

@@ -24,6 +24,7 @@ class Placement:
         ValueError: for fewer branches than rows.
 
     Example:
+        >>> from lookaround.distributed import Placement
         >>> [list(Placement(5, 3, row).local) for row in range(3)]
         [[0, 1], [2, 3], [4]]
     """
@@ -58,6 +59,7 @@ class Placement:
     def row_of(self, branch: int) -> int:
         """The row that holds a branch.
 
+        >>> from lookaround.distributed import Placement
         >>> Placement(5, 3, 0).row_of(3)
         1
         """
@@ -76,6 +78,7 @@ def place(mesh: DeviceMesh, branches: int) -> Placement:
         ValueError: it has no dimension "branch", this process is not in it, or there are fewer branches than rows.
 
     Example:
+        >>> from lookaround.distributed import place
         >>> from torch.distributed.device_mesh import init_device_mesh
         >>> mesh = init_device_mesh("cpu", (2, 4), mesh_dim_names=("branch", "dp_shard"))  # doctest: +SKIP
         >>> place(mesh, 3).local  # on the first four processes                            # doctest: +SKIP

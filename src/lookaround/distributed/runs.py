@@ -43,6 +43,7 @@ def save_run(checkpoints: Checkpoints, step: int, model: nn.Module, optimizer: B
         OSError: a file cannot be written; earlier checkpoints stay.
 
     Example:
+        >>> from lookaround.distributed import Checkpoints, load_run, save_run
         >>> import tempfile, torch
         >>> from lookaround import Lookaround
         >>> def new():

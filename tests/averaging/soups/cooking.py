@@ -12,7 +12,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 
 from lookaround import files
 from lookaround.averaging import soup_files
@@ -51,12 +51,16 @@ def ingredients(folder):
 
 
 def value_of(out):
-    """The one number that a whole soup holds everywhere; None if there is no soup."""
+    """The one number that a whole soup holds everywhere; None if there is no soup.
+
+    Each file is opened once: safetensors' ``load_file`` opens it by name twice, for its header and for its tensors, and so would
+    mix two whole files if the one were replaced by the other in between.
+    """
     if not out.exists():
         return None
     assert is_soup(out), out
     parts = list(folder_parts(out)) if out.is_dir() else [out]
-    state = {name: tensor for file in parts for name, tensor in load_file(file).items()}
+    state = {name: tensor for file in parts for name, tensor in load(file.read_bytes()).items()}
     assert sorted(state) == [f"w{i}" for i in range(TENSORS)], sorted(state)
     values = {float(edge) for tensor in state.values() for edge in tensor.aminmax()}
     assert len(values) == 1, values
