@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 import traceback
+from pathlib import Path
 
 import torch.distributed as dist
 
@@ -22,6 +23,7 @@ _PATIENCE = 30.0
 
 
 def load(path: str):
+    sys.path.insert(0, str(Path(path).parent))  # what scripts of one folder share
     spec = importlib.util.spec_from_file_location("checks", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules["checks"] = module
