@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-TESTS = Path(__file__).parents[1]
 METHODS = ["adamw", "lookahead:k=2", "lookaround:k=2", "ema", "sam:lr=0.01", "swa", "logit-ensemble"]
 DEATHS = 3
 ARITHMETIC = ["zero", "one", "two", "three", "four", "five"]
@@ -52,10 +51,10 @@ def test_a_run_killed_again_and_again_ends_as_if_nothing_had_happened(task, tmp_
     data.mkdir()
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     words = ["train", *task(data), "--epochs", "2", "--checkpoint-every", "2", "--threads", "1", "--methods", *METHODS]
-    path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
+    script = Path(__file__).with_name("killed_at_steps.py")
     done = subprocess.run(
-        [sys.executable, str(TESTS / "experiment" / "dying.py"), str(whole), str(killed), *words],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+        [sys.executable, str(script), str(whole), str(killed), *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=600,

@@ -83,6 +83,7 @@ class Branches:
         """
         params = self.params()
         if self.changed() or not all(map(is_, params, self._all)):
+            self._drop_entries_but(params)
             had = {id(p) for p in (*self.weights.keys, *known)}
             self._all = params
             self._frozen = [p for p in params if not (p.requires_grad or id(p) in had)]
@@ -93,6 +94,14 @@ class Branches:
         self.weights.follow(taking_part, taking_part)
         if self.model is not None:
             self._follow_buffers()
+
+    def _drop_entries_but(self, params: list[Tensor]) -> None:
+        """Forget what waiting branches keep of parameters that are no longer there."""
+        there = {id(p) for p in params}
+        for held in [held for branch in self.idle.values() for held in branch]:
+            state = held.get("state", {})
+            for gone in [key for key in state if isinstance(key, Tensor) and id(key) not in there]:
+                del state[gone]
 
     def buffers(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The model's buffers by name: those that are averaged, and those that are copied."""

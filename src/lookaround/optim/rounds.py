@@ -352,10 +352,10 @@ class Rounds(Saved):
             run.stale = now
 
     def _check_gradient(self) -> None:
-        """Raise ValueError where a gradient of another branch has been added to."""
-        (grad, version), self._run.stale = self._run.stale or (None, 0), None
-        found = grad() if grad is not None else None
-        if found is not None and found._version != version and any(p.grad is found for p in self.params()):
+        """Raise ValueError where the gradient of another branch's turn is still there."""
+        stale, self._run.stale = self._run.stale, None
+        found = stale[0]() if stale is not None else None
+        if found is not None and any(p.grad is found for p in self.params()):
             raise ValueError(
                 f"the gradient in step() of branch {self.branch} was begun in another branch's turn, at other weights: call zero_grad() at "
                 "the beginning of every turn; to accumulate over several minibatches, do so within a turn of around()"
@@ -612,6 +612,14 @@ class Rounds(Saved):
                 f"{at}: it goes on with the branches that are left of that pass", RuntimeWarning, stacklevel=3
             )
         run.left = False
+
+    def _saved(self) -> Group:
+        run = self._run
+        if run.at is not None and run.place.branch == run.branches.local.start:
+            run.replay.record(
+                self.param_groups, self._get("at")
+            )  # a scheduler may have been stepped since this turn began
+        return super()._saved()
 
     def _load(self, state_dict: Group) -> None:
         if self._run.shown:

@@ -130,14 +130,14 @@ class Saved(Wrapper):
         missing = [f"{self.name}.{label}" for label in needed if label not in labels]
         if not missing:
             check_buffers(own, waiting, self._run.branches)
-            missing = self._miscounted(state_dict, own)
+            missing = self._miscounted(state_dict)
         if missing:
             raise ValueError(
                 f"the checkpoint lacks {', '.join(missing)}: it was cut on the way (a flattened or filtered state dict drops what stands "
                 "beside the inner optimizer's entries); save and load what state_dict() gives, whole"
             )
 
-    def _miscounted(self, state_dict: Group, own: Mapping[Any, Group]) -> list[str]:
+    def _miscounted(self, state_dict: Group) -> list[str]:
         """What is missing, in words, where there is less than was saved. Frameworks leave out entries of parameters not trained."""
         first, state = state_dict["param_groups"][0], state_dict["state"]
         ids = [i for group in state_dict["param_groups"] for i in group["params"]]
@@ -147,8 +147,9 @@ class Saved(Wrapper):
         if absent > len(frozen):
             return [f"the entries of {absent} of {entries} parameters"]
         fewer = tensors - count(state) if absent <= 0 else 0
-        labels = sorted({label for entry in own.values() for label in entry}, key=lambda label: "inner" in label)
-        gaps = [f"{self.name}.{label} of parameter {i}" for label in labels for i in ids if label not in own.get(i, {})]
+        each = {str(label) for entry in state.values() if isinstance(entry, Mapping) for label in entry}
+        labels = sorted((label for label in each if _is_of_each(label)), key=lambda label: ".inner." in label)
+        gaps = [f"{label} of parameter {i}" for label in labels for i in ids if label not in state.get(i, {})]
         return [f"{fewer} of {tensors} tensors", *gaps[:3]] if fewer > 0 else []
 
     def _snapshot(self) -> list[tuple[Any, Group]]:
@@ -228,3 +229,8 @@ class Saved(Wrapper):
 
     def __getstate__(self) -> Group:
         return {**super().__getstate__(), "_run": replace(self._run, walk=None, stale=None)}
+
+
+def _is_of_each(label: str) -> bool:
+    """Whether a wrapper's label is one that all parameters have; buffers stand in one entry alone."""
+    return "." in label and ".buffers." not in label and ".other." not in label

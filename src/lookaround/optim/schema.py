@@ -110,7 +110,9 @@ class State(MutableMapping[Any, Any]):
         self._inner[key] = {k: v for k, v in value.items() if k not in own} if own else value
 
     def __delitem__(self, key: Any) -> None:
-        del self._inner[key]
+        if key not in self:
+            raise KeyError(key)
+        self._inner.pop(key, None)  # what is ours goes when the parameter does
 
     def __iter__(self) -> Iterator[Any]:
         keys = list(self._inner)

@@ -275,6 +275,8 @@ def test_a_file_that_shrinks_while_it_is_read_stops_all_threads(tmp_path, monkey
 def test_a_soup_that_is_interrupted_or_fails_stops_at_once(tmp_path, monkeypatch, hashes, how):
     monkeypatch.setattr(cook, "_BLOCK", 2**12)
     paths, blocks = write(tmp_path, [{"w": torch.zeros(2**22)}] * 2), []
+    # A test run that a shell started in the background ignores Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def stop(done, total):
         blocks.append(done)
@@ -283,8 +285,11 @@ def test_a_soup_that_is_interrupted_or_fails_stops_at_once(tmp_path, monkeypatch
         elif len(blocks) == 1:
             raise RuntimeError("no more")
 
-    with pytest.raises(KeyboardInterrupt if how == "interrupt" else RuntimeError):
-        soup_files(tmp_path / "soup.safetensors", paths, hashes=hashes, progress=stop)
+    try:
+        with pytest.raises(KeyboardInterrupt if how == "interrupt" else RuntimeError):
+            soup_files(tmp_path / "soup.safetensors", paths, hashes=hashes, progress=stop)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert len(blocks) < 1024
     assert sorted(os.listdir(tmp_path)) == ["m0.safetensors", "m1.safetensors"]
 
