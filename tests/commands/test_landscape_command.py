@@ -276,7 +276,7 @@ def test_other_networks_and_files_without_one_are_refused(runs, tmp_path, refuse
     )
     save_file({"w": torch.zeros(1)}, tmp_path / "w.safetensors")
     said = refused("landscape", "line", str(tmp_path / "w.safetensors"), str(tmp_path / "w.safetensors"))
-    assert "tensors without a network to put them in" in said
+    assert "tensors without an image network to put them in" in said
     assert "the state dict has no" in refused("landscape", "line", runs["sgd"], str(tmp_path / "w.safetensors"))
 
 

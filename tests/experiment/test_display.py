@@ -26,6 +26,15 @@ def test_lines_say_run_epoch_loss_accuracy_and_the_time_left():
     assert written == ["sam, seed 0 | epoch 1.5 | loss 0.5000 | top1 97.25 | 0:10 left", "a note"]
 
 
+def test_a_part_of_an_epoch_is_shown_to_two_places():
+    written: list[str] = []
+    with Lines(written.append, lambda: 0.0) as display:
+        display.begin(1)
+        display.run("sgd, seed 0", 0, 40)
+        display.epoch({**RECORD, "epoch": 1.2005208})
+    assert written[0].startswith("sgd, seed 0 | epoch 1.2 | ")
+
+
 def test_the_bar_shows_run_loss_accuracy_and_the_time_left():
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=100)

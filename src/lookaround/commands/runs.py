@@ -165,7 +165,9 @@ def network_of(runs: Sequence[Run]) -> tuple[nn.Module, Architecture]:
         if run.model is not None and run.architecture is not None:
             return run.model, run.architecture
     files = ", ".join(str(run.file) for run in runs)
-    raise UsageError(f"{files}: tensors without a network to put them in; add a run of lookaround train")
+    raise UsageError(
+        f"{files}: tensors without an image network to put them in; add a run of lookaround train on images"
+    )
 
 
 def plan_of(runs: Sequence[Run], data: str | None) -> Plan:

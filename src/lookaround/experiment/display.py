@@ -113,7 +113,7 @@ class Lines(Display):
     def epoch(self, record: dict[str, Any]) -> None:
         left = duration(self._progress.left())
         self._write(
-            f"{self._label} | epoch {record['epoch']:g} | loss {record['train_loss']:.4f} | {leading(record)} | {left} left"
+            f"{self._label} | epoch {round(record['epoch'], 2):g} | loss {record['train_loss']:.4f} | {leading(record)} | {left} left"
         )
 
     def note(self, text: str) -> None:

@@ -17,6 +17,7 @@ from lookaround.errors import UsageError
 from lookaround.experiment.files import write_json
 from lookaround.experiment.lock import LOCK
 from lookaround.experiment.plan import Plan, difference
+from lookaround.experiment.reading import experiments_below
 from lookaround.experiment.results import RESULT, Result
 from lookaround.experiment.running import Prepared
 from lookaround.files import is_partial
@@ -38,7 +39,7 @@ def saved_experiment(path: Path) -> dict[str, Any]:
     """
     file = path / EXPERIMENT
     if not file.is_file():
-        raise UsageError(f"{path} holds no experiment: there is no {file}")
+        raise UsageError(f"{path} holds no experiment: there is no {file}{experiments_below(path)}")
     try:
         saved = json.loads(file.read_text(encoding="utf-8"))
         if isinstance(saved, dict) and all(isinstance(saved.get(part), dict) for part in ("options", "environment")):

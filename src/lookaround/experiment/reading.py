@@ -89,6 +89,12 @@ class Experiment:
     unfinished: tuple[Path, ...]
 
 
+def experiments_below(path: Path) -> str:
+    """The end of a message about a folder without an experiment: which of its folders hold one, as lookaround tune leaves them."""
+    found = [str(file.parent) for file in sorted(path.glob(f"*/{EXPERIMENT}"))]
+    return f"; there is one in {', '.join(found)}" if found else ""
+
+
 def read_folder(path: Path) -> Experiment:
     """The experiment in the folder ``path``, finished or not.
 
@@ -99,7 +105,9 @@ def read_folder(path: Path) -> Experiment:
     if not path.is_dir():
         raise UsageError(f"there is no folder {path}; give the --out of lookaround train")
     if not file.is_file():
-        raise UsageError(f"{path} holds no experiment of lookaround train: there is no {EXPERIMENT} in it")
+        raise UsageError(
+            f"{path} holds no experiment of lookaround train: there is no {EXPERIMENT} in it{experiments_below(path)}"
+        )
     saved = _json(file)
     identity, metrics = _checked(file, lambda: (_mapping(saved["identity"]), tuple(map(_metric, saved["metrics"]))))
     if not metrics:

@@ -280,6 +280,9 @@ def test_models_without_a_common_start_are_warned_of(tmp_path):
         soup_files(tmp_path / "soup", [seed0, seed1])
     with pytest.warns(UserWarning, match="did not start from common weights"):
         uniform_soup([seed0, seed1])
+    five = [seed0, seed1, *(provenance(tmp_path, f"more{seed}", seed=seed) for seed in "234")]
+    with pytest.warns(UserWarning, match=r"more2 \(seed 2\) and 2 more; the mean"):
+        uniform_soup(five)
     tuned = [provenance(tmp_path, f"tuned{seed}", seed=seed, start="5f3c") for seed in "01"]
     uniform_soup(tuned)
     uniform_soup([seed0, provenance(tmp_path, "c", seed="0", method="swa")])

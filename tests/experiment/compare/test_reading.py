@@ -5,6 +5,7 @@ import json
 import pytest
 
 from lookaround.errors import UsageError
+from lookaround.experiment.folder import saved_experiment
 from lookaround.experiment.reading import read_folder
 from lookaround.tasks.base import Metric
 from reference.experiments import IDENTITY, write_experiment
@@ -58,6 +59,17 @@ def test_a_folder_that_holds_no_experiment_is_named(tmp_path):
         UsageError, match=r"holds no experiment of lookaround train: there is no experiment.json in it$"
     ):
         read_folder(tmp_path)
+
+
+def test_a_folder_of_experiments_says_where_they_are(tmp_path):
+    for name in ("rung-1", "result"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "experiment.json").write_text("{}")
+    places = rf"; there is one in {tmp_path}/result, {tmp_path}/rung-1$"
+    with pytest.raises(UsageError, match=f"no experiment.json in it{places}"):
+        read_folder(tmp_path)
+    with pytest.raises(UsageError, match=f"experiment.json{places}"):
+        saved_experiment(tmp_path)
 
 
 @pytest.mark.parametrize(

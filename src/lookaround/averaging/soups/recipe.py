@@ -74,6 +74,7 @@ def warn_of_strangers(sources: Sequence[Source]) -> None:
     known = {start: source.name for start, source in zip(starts, sources, strict=True) if start is not None}
     if len(known) > 1:
         listed = ", ".join(f"{name} ({start})" for start, name in list(known.items())[:3])
+        listed += f" and {len(known) - 3} more" if len(known) > 3 else ""
         warnings.warn(
             f"these models did not start from common weights: {listed}; the mean of models of different initial weights is "
             f"mostly worth nothing: average runs that part from one start, such as fine-tuned ones",

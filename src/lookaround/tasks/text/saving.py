@@ -47,7 +47,10 @@ def read_described(path: Path, task: str) -> tuple[dict[str, Any], dict[str, Ten
 
     try:
         with safe_open(str(path), framework="pt") as file:
-            description = json.loads((file.metadata() or {})[ARCHITECTURE])
+            metadata = file.metadata() or {}
+            if ARCHITECTURE not in metadata:
+                raise ValueError(f"its metadata have no {ARCHITECTURE}")
+            description = json.loads(metadata[ARCHITECTURE])
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise TextError(f"{path} is no network saved by lookaround train: {str(error).splitlines()[0]}") from error

@@ -129,7 +129,10 @@ def load_network(path: str | Path) -> tuple[nn.Module, Architecture]:
 
     try:
         with safe_open(str(path), framework="pt") as file:
-            described = json.loads((file.metadata() or {})[ARCHITECTURE])
+            metadata = file.metadata() or {}
+            if ARCHITECTURE not in metadata:
+                raise ValueError(f"its metadata have no {ARCHITECTURE}")
+            described = json.loads(metadata[ARCHITECTURE])
             tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         sequences = {key: tuple(described[key]) for key in ("classes", "mean", "std")}
         architecture = Architecture(**{**described, **sequences})
