@@ -114,3 +114,18 @@ def test_sentences_are_searched_for_as_if_alone() -> None:
 def test_a_width_that_heads_cannot_share_is_refused() -> None:
     with pytest.raises(ValueError, match="width must be a multiple of heads, got width 10 and heads 4"):
         Translator(11, TranslatorSize(width=10, heads=4))
+
+
+@pytest.mark.parametrize("beam", [1, 2])
+def test_a_translation_that_does_not_end_is_as_long_whatever_stands_beside_its_sentence(beam: int) -> None:
+    def endless(read: Sentences) -> torch.Tensor:
+        logits = torch.zeros(*read.target.shape, 6)
+        logits[..., 2] = -30.0
+        logits[..., 4] = 1.0
+        return logits
+
+    sources = torch.tensor([[5, 2, 0, 0], [5, 5, 5, 2]])
+    search = Search(beam=beam, longer=1)
+    together = translate(endless, sources, search)
+    assert together == [[4] * 3, [4] * 5]
+    assert together == [translate(endless, sources[:1, :2], search)[0], translate(endless, sources[1:], search)[0]]
