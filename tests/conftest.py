@@ -3,12 +3,17 @@
 import weakref
 from collections.abc import Callable
 
+import hypothesis
 import pytest
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from reference.tiny_experiment import digits, display, start  # noqa: F401  # fixtures
+
+# Seeds are fixed everywhere, hypothesis's own too; machines differ in speed, so an example has no deadline.
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("fixed")
 
 
 class Allocations(TorchDispatchMode):

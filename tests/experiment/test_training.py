@@ -270,8 +270,8 @@ def test_a_compiled_network_trains_alike_and_keeps_its_names(start, tmp_path, mo
 
 
 # Rates of the optimizers whose own is far too small for eighty steps.
-RATES = {"adadelta": 1, "adagrad": 0.03, "radam": 0.02}
-LEARNERS = [name for name in TRAINED if name in METHODS] + list(RATES)
+RATES = {"adadelta": 1, "adagrad": 0.03, "muon": 0.01, "radam": 0.02}
+LEARNERS = list(dict.fromkeys([*(name for name in TRAINED if name in METHODS), *RATES]))
 
 
 @pytest.mark.parametrize(

@@ -321,3 +321,64 @@ def test_a_mode_that_finds_no_momentum_says_so_once():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         optimizer.step()
+
+
+@pytest.mark.parametrize("make", [lambda o, m: Lookaround(o, 2, k=2, model=m), lambda o, m: Lookahead(o, k=2, model=m)])
+def test_spectral_norms_vectors_are_copied_as_running_averages_do(make):
+    """A mean of unit vectors is none: after an average u and v are those of the branch that stepped last, of length one."""
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        model = nn.utils.spectral_norm(nn.Linear(4, 3))
+    optimizer = make(sgd(model.parameters(), lr=0.5), model)
+    for step in range(2):
+        for j in optimizer.around():
+            optimizer.zero_grad()
+            model(batch(step, j)).square().mean().backward()
+            last = [model.weight_u.clone(), model.weight_v.clone()]
+            optimizer.step()
+    assert same([model.weight_u, model.weight_v], last)
+    torch.testing.assert_close(model.weight_u.norm(), torch.tensor(1.0))
+
+
+def test_lookahead_with_its_model_averages_running_statistics_with_the_weights():
+    model, plain = Net(), Net()
+    optimizer, inner = (
+        Lookahead(momentum(list(model.parameters())), k=3, model=model),
+        momentum(list(plain.parameters())),
+    )
+    slow = copy.deepcopy(plain.state_dict())
+    for step in range(9):
+        for _ in optimizer.around():
+            step_on_batch(optimizer, model, step, 0)
+        step_on_batch(inner, plain, step, 0)
+        if step % 3 == 2:
+            fast = plain.state_dict()
+            slow = {k: v + 0.5 * (fast[k] - v) if v.is_floating_point() else fast[k].clone() for k, v in slow.items()}
+            plain.load_state_dict(slow)
+        torch.testing.assert_close(model.state_dict(), plain.state_dict())
+
+
+def test_a_buffer_that_changes_shape_in_a_round_is_refused():
+    model = Net()
+    model.register_buffer("cache", torch.zeros(2))
+    optimizer = Lookaround(sgd(model.parameters(), lr=0.1), 2, k=3, model=model)
+    step_on_batch(optimizer, model, 0, 0)
+    model.cache = torch.zeros(5)
+    with pytest.raises(
+        ValueError, match=r"'cache' had shape \(2,\).*has \(5,\) now: change a model's buffers between rounds"
+    ):
+        step_on_batch(optimizer, model, 0, 1)
+
+
+def test_a_buffer_that_is_new_joins_with_the_next_round():
+    """Registered before the first step of a round, it forks there with 1: branches at 1 and 1 + 4, then 2.5 more a round."""
+    model = Net()
+    optimizer = Lookaround(sgd(model.parameters(), lr=0.1), 2, k=1, model=model)
+    for step in range(3):
+        for j in optimizer.around():
+            if step == 0 and j == 0:
+                model.register_buffer("running_late", torch.zeros(()))
+            model.running_late += [1.0, 4.0][j]
+            step_on_batch(optimizer, model, step, j)
+    assert float(model.running_late) == 3.0 + 2 * 2.5

@@ -134,3 +134,34 @@ def sam(
         ]
         inner_step(weights, inner, gradient(0, step, climbed))
         yield copies(weights)
+
+
+def outer(
+    start: Sequence[Tensor],
+    gradient: Gradient,
+    make_inner: MakeInner,
+    make_outer: MakeInner,
+    rounds: int,
+    k: int,
+    branches: int,
+) -> Iterator[list[Weights]]:
+    """Douillard et al. 2023 (DiLoCo), Algorithm 1: Δ = mean_j (φ - θ_j); φ ← OuterOpt(φ, Δ). With one branch SNOO (2510.15830).
+
+    φ is kept in float32 for 16-bit weights.
+    """
+    dtypes = [torch.float32 if w.dtype.itemsize < 4 else w.dtype for w in start]
+    slow = [torch.nn.Parameter(w.to(d)) for w, d in zip(copies(start), dtypes, strict=True)]
+    moves = make_outer(slow)
+    fast = [[torch.nn.Parameter(w) for w in copies(start)] for _ in range(branches)]
+    inner = [make_inner(params) for params in fast]
+    for step in range(rounds * k):
+        for j in range(branches):
+            inner_step(fast[j], inner[j], gradient(j, step, fast[j]))
+        if step % k == k - 1:
+            columns = list(zip(*fast, strict=True))
+            for phi, column in zip(slow, columns, strict=True):
+                phi.grad = phi.detach() - sum(t.detach().to(phi.dtype) for t in column) / branches
+            moves.step()
+            for params in fast:
+                put(params, slow)
+        yield [copies(params) for params in fast]

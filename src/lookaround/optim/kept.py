@@ -63,7 +63,7 @@ class Kept:
 
     def _filled(self, name: str, before: Mapping[Hashable, Tensor]) -> Packed:
         assert self._layout is not None
-        new = Packed(self._layout, wide=name == SLOW, offload=self._offload and name.startswith("branch"))
+        new = Packed(self._layout, wide=name.startswith(SLOW), offload=self._offload and name.startswith("branch"))
         take(self._layout, new)
         with torch.no_grad():
             for key, tensor in zip(self._keys, new, strict=True):

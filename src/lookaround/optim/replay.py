@@ -30,7 +30,7 @@ class Replay:
     def record(self, groups: Sequence[Group], place: int) -> None:
         """Note the settings at a place of the first branch's turn."""
         now = [self._settings(group) for group in groups]
-        for group, old, new in zip(groups, self._seen if place else now, now, strict=False):
+        for group, old, new in zip(groups, (self._seen if place else []) or now, now, strict=False):
             changed = [key for key in new if key in old and not _same(old[key], new[key])]
             for key in {*changed, *self._noted(group)} & new.keys():
                 for before in range(place):

@@ -613,6 +613,14 @@ class Rounds(Saved):
             )
         run.left = False
 
+    def _saved(self) -> Group:
+        run = self._run
+        if run.at is not None and run.place.branch == run.branches.local.start:
+            run.replay.record(
+                self.param_groups, self._get("at")
+            )  # a scheduler may have been stepped since this turn began
+        return super()._saved()
+
     def _load(self, state_dict: Group) -> None:
         if self._run.shown:
             self._may_not_be_shown("load_state_dict()")
