@@ -1,5 +1,7 @@
 """Runs of text among the commands: soups of them are networks of text again."""
 
+import csv
+import io
 import json
 import math
 from pathlib import Path
@@ -8,8 +10,8 @@ import pytest
 
 from lookaround.cli import main
 from lookaround.commands.texts import evaluated, predicted, text_task
-from lookaround.errors import UsageError
 from lookaround.tasks.language import load_language
+from lookaround.tasks.text import TextError
 
 
 @pytest.fixture
@@ -92,7 +94,109 @@ def test_a_translator_is_measured_and_used_on_other_files(tmp_path: Path) -> Non
     assert [row[1] for row in rows] == [str(number) for number in range(1, 17)]
     assert len({row[2] for row in rows}) <= 2  # two different sentences
     (data / "test.de").write_text("eins\n")
-    with pytest.raises(UsageError, match="have different numbers of lines"):
+    with pytest.raises(TextError, match=r"has 16 lines and .* 1;"):
         evaluated(run, data)
-    with pytest.raises(UsageError, match="holds no test"):
+    with pytest.raises(TextError, match="holds no test"):
         evaluated(run, tmp_path)
+
+
+def shown(run: Path, names: tuple[tuple[str, int], ...]) -> list[str]:
+    """A line of the table of `lookaround evaluate`, from what training measured."""
+    result = json.loads((run / "result.json").read_text())
+    numbers = [f"{result['metrics'][name]:.{digits}f}" for name, digits in names]
+    return [*f"{result['method']}, seed 0".split(), *numbers]
+
+
+def test_evaluate_and_predict_take_language_models(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert main(["evaluate", *map(str, runs)]) == 0
+    header, _, *lines = capsys.readouterr().out.splitlines()
+    assert header.split() == ["network", "perplexity", "bits/byte", "loss"]
+    names = (("perplexity", 2), ("bits_per_byte", 4), ("loss", 4))
+    assert [line.split() for line in lines] == [shown(run, names) for run in runs]
+    text = tmp_path / "some.txt"
+    text.write_text("one two\nthree, four\n")
+    assert main(["evaluate", str(runs[0]), "--root", str(text)]) == 0
+    expected = evaluated(runs[0], text)
+    assert capsys.readouterr().out.split()[-3:-1] == [
+        f"{expected['perplexity']:.2f}",
+        f"{expected['bits_per_byte']:.4f}",
+    ]
+    assert main(["predict", str(runs[0]), str(text)]) == 0
+    rows = list(csv.reader(io.StringIO(capsys.readouterr().out)))
+    assert rows == [list(row) for row in predicted(runs[0], [text])]
+    assert main(["predict", str(runs[0]), str(text), "--out", str(tmp_path / "rows.csv")]) == 0
+    assert capsys.readouterr().out == f"2 lines: {tmp_path / 'rows.csv'}\n"
+    assert list(csv.reader((tmp_path / "rows.csv").read_text().splitlines())) == rows
+
+
+def test_evaluate_and_predict_take_translators(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    for part in ("train", "val", "test"):
+        (data / f"{part}.en").write_text("one two three\n\nthree one\n" * 5)  # pairs with an empty side are left out
+        (data / f"{part}.de").write_text("eins zwei drei\nnull\ndrei eins\n" * 5)
+    words = f"train --task translation --root {data} --source en --target de --width 8 --heads 2 --layers 1 --epochs 1"
+    assert main([*words.split(), "--vocabulary", "270", "--methods", "adamw:batch=100", "--out", str(out)]) == 0
+    (run,) = out.glob("*/seed-0")
+    capsys.readouterr()
+    assert main(["evaluate", str(run), "--threads", "1"]) == 0
+    header, _, line = capsys.readouterr().out.splitlines()
+    assert header.split() == ["network", "BLEU", "chrF", "loss"]
+    assert line.split() == shown(run, (("bleu", 2), ("chrf", 2), ("loss", 4)))
+    assert main(["predict", str(run), str(data / "test.en"), "--batch-size", "4"]) == 0
+    rows = list(csv.reader(io.StringIO(capsys.readouterr().out)))
+    assert rows == [list(row) for row in predicted(run, [data / "test.en"])]
+    assert len(rows) == 1 + 15
+
+
+def test_an_experiment_on_text_split_anew_is_measured_on_the_part_that_it_was_tested_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ptb.valid.txt").write_text("one two three\nthree two one\n" * 20)
+    (tmp_path / "ptb.test.txt").write_text("two two one\none one three\n" * 20)
+    words = f"train --task language --root {tmp_path} --width 4 --layers 1 --window 4 --epochs 1 --all batch=2"
+    assert main([*words.split(), "--methods", "adamw", "--out", str(tmp_path / "out")]) == 0
+    (run,) = (tmp_path / "out").glob("*/seed-0")
+    saved = json.loads((run / "result.json").read_text())["metrics"]
+    assert evaluated(run, None) == evaluated(run, tmp_path) == pytest.approx(saved, rel=1e-5)
+    assert evaluated(run, tmp_path / "ptb.test.txt") != pytest.approx(saved, rel=1e-3)
+
+
+def test_a_transformer_scores_each_token_of_a_long_text_with_half_a_window_before_it(tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    for part in ("train", "valid", "test"):
+        (data / f"{part}.txt").write_text("one two three\nthree two one\n" * 20)
+    words = f"train --task language --root {data} --network transformer --width 8 --heads 2 --layers 1 --window 6"
+    assert main([*words.split(), "--epochs", "1", "--methods", "adamw:batch=2", "--out", str(out)]) == 0
+    (run,) = out.glob("*/seed-0")
+    _, *rows = predicted(run, [data / "test.txt"])
+    assert [row[2] for row in rows] == ["4"] * 40
+    # The windows after the first begin every three tokens: with four tokens a line the second line's are cut like the fourteenth's.
+    assert rows[5][3] == rows[11][3] == rows[17][3] == rows[23][3]
+    total = sum(4 * math.log(float(row[3])) for row in rows)
+    assert evaluated(run, data)["loss"] == pytest.approx(total / 160, rel=1e-3)
+
+
+def test_what_evaluate_and_predict_cannot_do_with_text_is_said_in_a_line(
+    runs: list[Path], tmp_path: Path, refused
+) -> None:
+    run = str(runs[0])
+    soup = tmp_path / "apart" / "soup.safetensors"
+    soup.parent.mkdir()
+    assert main(["soup", str(soup), *map(str, runs)]) == 0
+    assert "lies in no experiment that says which text" in refused("evaluate", str(soup))
+    assert "--data and --split choose images" in refused("evaluate", run, "--split", "train")
+    assert "--data and --split choose images" in refused("evaluate", run, "--data", "digits")
+    assert "holds no test.txt" in refused("evaluate", run, "--root", str(tmp_path))
+    assert "nothing to predict; give text files" in refused("predict", run)
+    assert "is no regular file" in refused("predict", run, str(tmp_path))
+    assert f"there is no {tmp_path / 'none'}" in refused("predict", run, str(tmp_path / "none"))
+
+
+def test_evaluate_refuses_images_beside_text(runs: list[Path], experiment: Path, refused) -> None:
+    image = str(next(experiment.glob("sgd*/seed-0")))
+    assert "networks of language and no text" in refused("evaluate", str(runs[0]), image)

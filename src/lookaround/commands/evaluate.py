@@ -12,27 +12,30 @@ import tyro
 
 from lookaround.commands.images import DataOptions, experiment_of, load_images
 from lookaround.commands.parsing import parse, usage_errors
-from lookaround.commands.runs import Run, load_runs, network_of, vision
+from lookaround.commands.runs import Run, load_run, load_runs, network_of, vision
+from lookaround.commands.texts import evaluated, text_metrics, text_task
 from lookaround.errors import UsageError
 from lookaround.experiment import Plan
 from lookaround.experiment.comparison import cpu_threads
+from lookaround.experiment.running import device_named
 from lookaround.experiment.tables import fitted
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(DataOptions):
-    """Measure finished image networks: accuracy, negative log-likelihood, calibration error.
+    """Measure finished networks: accuracy, likelihood, calibration error; of text perplexity and bits per byte, or BLEU and chrF.
 
     A RUN is a folder OUT/METHOD/seed-SEED of lookaround train, its safetensors file, or a soup of some. Images are normalized as
-    the networks were trained.
+    the networks were trained; text is read in the networks' own tokens, and --root may be another folder with a test text, or for
+    language models a file.
 
     lookaround evaluate runs/digits/sgd/seed-0 soup.safetensors
     """
 
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN...")]
-    """Networks of one architecture."""
+    """Networks of one architecture, or of one task on text."""
     split: Literal["test", "train"] = "test"
-    """Images to measure on: the test images, or those trained on, not augmented."""
+    """Images to measure on: the test images, or those trained on, not augmented. Text is measured on its test part."""
 
 
 def evaluate(words: Sequence[str]) -> None:
@@ -40,11 +43,31 @@ def evaluate(words: Sequence[str]) -> None:
     options = parse(EvaluateOptions, words, "evaluate")
     if not options.runs:
         raise UsageError("nothing to evaluate; give runs of lookaround train or safetensors files")
+    tasks = {text_task(run) for run in options.runs}
+    lines = _of_images(options) if tasks == {None} else _of_text(options, tasks)
+    print(fitted(lines[0][0], [cells for _, cells in lines]))
+
+
+def _of_text(options: EvaluateOptions, tasks: set[str | None]) -> list[tuple[list[str], list[str]]]:
+    names = [load_run(run).name for run in options.runs]
+    (task, *others) = sorted(name or "no text" for name in tasks)
+    if others:
+        raise UsageError(f"these are networks of {' and '.join([task, *others])}; give those of one task")
+    if options.data is not None or options.split != "test":
+        raise UsageError(f"--data and --split choose images, and these are networks of {task}; pass --root")
+    metrics = text_metrics(task)
+    with cpu_threads(options.threads), usage_errors():
+        found = [evaluated(run, options.root, device_named(options.device)) for run in options.runs]
+    header = ["network", *(metric.title for metric in metrics)]
+    shown = [[f"{scores[metric.name]:.{metric.digits}f}" for metric in metrics] for scores in found]
+    return [(header, [name, *cells]) for name, cells in zip(names, shown, strict=True)]
+
+
+def _of_images(options: EvaluateOptions) -> list[tuple[list[str], list[str]]]:
     runs = load_runs(options.runs)
     plan = _plan(runs, options)
     with cpu_threads(options.threads or plan.machine.threads), usage_errors(), torch.inference_mode():
-        lines = [_line(run, plan, options.split) for run in runs]
-    print(fitted(lines[0][0], [cells for _, cells in lines]))
+        return [_line(run, plan, options.split) for run in runs]
 
 
 def _plan(runs: Sequence[Run], options: EvaluateOptions) -> Plan:

@@ -35,7 +35,7 @@ class DataOptions:
     threads: int | None = None
     """CPU threads of an operation. None: the experiment's number."""
     batch_size: int = 500
-    """Images in a batch of an evaluation."""
+    """Images in a batch of an evaluation; text is cut as in its experiment."""
 
     def __post_init__(self) -> None:
         for name in ("threads", "batch_size"):

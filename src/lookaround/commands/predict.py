@@ -1,10 +1,10 @@
-"""``lookaround predict``: the class of every image in some files or folders."""
+"""``lookaround predict``: the class of every image, or the translation or perplexity of every line, in some files."""
 
 from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TextIO
@@ -13,8 +13,9 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from lookaround.commands.parsing import parse
+from lookaround.commands.parsing import parse, usage_errors
 from lookaround.commands.runs import load_run, network_of
+from lookaround.commands.texts import predicted, text_task
 from lookaround.errors import UsageError
 from lookaround.experiment.running import device_named
 from lookaround.files import atomic
@@ -28,22 +29,24 @@ HEADER = ("file", "class", "probability")
 
 @dataclass(frozen=True, kw_only=True)
 class PredictOptions:
-    """Classify images: a line of CSV for each, with its likeliest class and the probability of it.
+    """Classify images, translate sentences, or score text: a line of CSV for each image, or for each line of a text.
 
     A RUN is a folder OUT/METHOD/seed-SEED of lookaround train, its safetensors file, or a soup of some. Images are resized to the
-    network's size and normalized as it was trained; of a folder, all images in it and below it are taken.
+    network's size and normalized as it was trained; of a folder, all images in it and below it are taken. An image's line has its
+    likeliest class and the probability of it; a text's line has its translation, or as a language model reads it its tokens and
+    their perplexity.
 
     lookaround predict runs/photos/lookaround/seed-0 holiday/ --out predictions.csv
     """
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The network."""
-    images: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="IMAGE...")]
-    """Image files, or folders of them."""
+    files: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="FILE...")]
+    """Image files, or folders of them; for a network of text, UTF-8 files."""
     out: Path | None = None
     """CSV file to write. None: standard output."""
     batch_size: int = 500
-    """Images in a batch."""
+    """Images in a batch; sentences go by the same number."""
     device: str = "auto"
     """cpu, cuda, cuda:N …; auto takes CUDA when there is one."""
 
@@ -54,18 +57,34 @@ class PredictOptions:
 def predict(words: Sequence[str]) -> None:
     """Runs ``lookaround predict``."""
     options = parse(PredictOptions, words, "predict")
-    files = list(image_files(options.images))
+    out = options.out
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        raise UsageError(f"{out} cannot be written: give a file in a folder that exists")
+    of_text = text_task(options.run) is not None
+    rows = _of_text(options) if of_text else _of_images(options)
+    if out is None:
+        _write(sys.stdout, rows)
+        return
+    made = list(rows)
+    with atomic(out) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        _write(file, made)
+    print(f"{len(made) - 1:,} {'lines' if of_text else 'images'}: {out}")
+
+
+def _of_text(options: PredictOptions) -> Iterator[tuple[str, ...]]:
+    if not options.files:
+        raise UsageError("nothing to predict; give text files after the RUN")
+    with usage_errors():
+        yield from predicted(options.run, options.files, options.batch_size, device_named(options.device))
+
+
+def _of_images(options: PredictOptions) -> Iterator[tuple[str, ...]]:
+    files = list(image_files(options.files))
     model, architecture = network_of([load_run(options.run)])
     device = device_named(options.device)
-    if options.out is None:
-        _write(sys.stdout, _rows(model.to(device), architecture, files, options.batch_size, device))
-        return
-    if options.out.is_dir() or not options.out.parent.is_dir():
-        raise UsageError(f"{options.out} cannot be written: give a file in a folder that exists")
-    rows = list(_rows(model.to(device), architecture, files, options.batch_size, device))
-    with atomic(options.out) as partial, partial.open("w", encoding="utf-8", newline="") as file:
-        _write(file, rows)
-    print(f"{len(rows):,} images: {options.out}")
+    _check(files, architecture)
+    yield HEADER
+    yield from _rows(model.to(device), architecture, files, options.batch_size, device)
 
 
 def image_files(paths: Sequence[Path]) -> Iterator[Path]:
@@ -91,7 +110,6 @@ def image_files(paths: Sequence[Path]) -> Iterator[Path]:
 def _rows(
     model: nn.Module, architecture: Architecture, files: Sequence[Path], size: int, device: torch.device
 ) -> Iterator[tuple[str, str, str]]:
-    _check(files, architecture)
     with torch.inference_mode():
         for start in range(0, len(files), size):
             part = files[start : start + size]
@@ -123,7 +141,5 @@ def _fitting(image: Tensor, architecture: Architecture) -> Tensor:
     return image.expand(architecture.channels, -1, -1)
 
 
-def _write(file: TextIO, rows: Iterator[tuple[str, str, str]] | list[tuple[str, str, str]]) -> None:
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(HEADER)
-    writer.writerows(rows)
+def _write(file: TextIO, rows: Iterable[tuple[str, ...]]) -> None:
+    csv.writer(file, lineterminator="\n").writerows(rows)

@@ -10,25 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import functional as F
+from torch import nn
 
 from lookaround.averaging.files import read_header
 from lookaround.commands.runs import network_file
 from lookaround.errors import UsageError
 from lookaround.experiment.folder import EXPERIMENT, saved_plan
+from lookaround.tasks.base import Metric
 from lookaround.tasks.language import LanguageConfig, LanguageTask, load_language
-from lookaround.tasks.language.corpus import Corpus
-from lookaround.tasks.language.networks import LSTM, Window
+from lookaround.tasks.language.corpus import Corpus, read_parts
+from lookaround.tasks.language.networks import LSTM
 from lookaround.tasks.text import Text, Words, find_part, read_text
 from lookaround.tasks.text.saving import ARCHITECTURE
 from lookaround.tasks.translation import TranslationConfig, TranslationTask, load_translator
 from lookaround.tasks.translation.batches import padded
 from lookaround.tasks.translation.decoding import translate
-from lookaround.tasks.translation.pairs import Bitext, Pairs
+from lookaround.tasks.translation.pairs import Bitext, read_pairs
 
 _CPU = torch.device("cpu")
-# Sentences that are translated at a time.
-_AT_A_TIME = 64
 
 
 def text_task(run: Path) -> str | None:
@@ -45,44 +44,63 @@ def text_task(run: Path) -> str | None:
     return task if task in ("language", "translation") else None
 
 
-def evaluated(run: Path, root: Path) -> dict[str, float]:
-    """The metrics of a network's task on the test text of a folder, in the network's own vocabulary.
+def text_metrics(task: str) -> Sequence[Metric]:
+    """What `evaluated` gives for a task."""
+    return (TranslationTask if task == "translation" else LanguageTask).metrics
+
+
+def evaluated(run: Path, root: Path | None, device: torch.device = _CPU) -> dict[str, float]:
+    """The metrics of a network's task on a test text, in the network's own vocabulary.
 
     Args:
         run: as for `text_task`.
-        root: a text file, for a language model; or a folder with ``test.txt``, or ``test.SOURCE`` and ``test.TARGET``.
+        root: a text file, for a language model; or a folder with ``test.txt``, or ``test.SOURCE`` and ``test.TARGET``. None, or
+            the folder that its experiment trained on: what training tested on, however that was split.
+        device: to compute on.
 
     Raises:
         ValueError: for files that cannot be used.
     """
     config = _config(run)
+    own = None if config is None or config.root is None else Path(config.root)
+    if root is None and own is None:
+        raise UsageError(f"{run} lies in no experiment that says which text to measure it on; pass --root")
     if text_task(run) == "translation":
-        return _translator(run, config, root)
+        return _translator(run, config, root or own, device)
     model, vocabulary = load_language(network_file(run))
-    text = read_text(root if root.is_file() else _part(root, getattr(config, "ending", None) or "txt"))
+    text = _test_text(config, own, root)
+    chosen = _windows(config, model)
+    return LanguageTask(chosen, Corpus(text, text, text, vocabulary), device).evaluate(model.to(device), "test")
+
+
+def _test_text(config: Any, own: Path | None, root: Path | None) -> Text:
+    ending = getattr(config, "ending", None)
+    if own is not None and (root is None or root.resolve() == own.resolve()):
+        return read_parts(own, ending)[0]["test"]
+    assert root is not None
+    if root.is_file():
+        return read_text(root)
+    path = find_part(root, "test", ending or "txt") if root.is_dir() else None
+    if path is None:
+        raise UsageError(f"{root} holds no test.{ending or 'txt'}")
+    return read_text(path)
+
+
+def _windows(config: Any, model: nn.Module) -> LanguageConfig:
+    """The settings that say how a text is read; those of the experiment, where there is one."""
     chosen = config if isinstance(config, LanguageConfig) else LanguageConfig()
-    own = replace(chosen, root=str(root), network="lstm" if isinstance(model, LSTM) else "transformer")
-    return LanguageTask(own, Corpus(text, text, text, vocabulary), _CPU).evaluate(model, "test")
+    return replace(chosen, network="lstm" if isinstance(model, LSTM) else "transformer")
 
 
-def _translator(run: Path, config: Any, root: Path) -> dict[str, float]:
+def _translator(run: Path, config: Any, root: Path | None, device: torch.device) -> dict[str, float]:
     if not (isinstance(config, TranslationConfig) and config.source and config.target):
         raise UsageError(
             f"{run} lies in no experiment that says from what into what it translates; keep it in its folder"
         )
+    assert root is not None
     model, subwords = load_translator(network_file(run))
-    sides = [read_text(_part(root, ending)) for ending in (config.source, config.target)]
-    pairs = Pairs(sides[0], sides[1])
-    if len(sides[0].lines) != len(sides[1].lines):
-        raise UsageError(f"{sides[0].name} and {sides[1].name} have different numbers of lines")
-    return TranslationTask(config, Bitext(pairs, pairs, pairs, subwords), _CPU).evaluate(model, "test")
-
-
-def _part(root: Path, ending: str) -> Path:
-    path = find_part(root, "test", ending) if root.is_dir() else None
-    if path is None:
-        raise UsageError(f"{root} holds no test.{ending}")
-    return path
+    pairs, _ = read_pairs(root, "test", config.source, config.target)
+    return TranslationTask(config, Bitext(pairs, pairs, pairs, subwords), device).evaluate(model.to(device), "test")
 
 
 def _config(run: Path) -> Any:
@@ -90,7 +108,9 @@ def _config(run: Path) -> Any:
     return saved_plan(folder).config if (folder / EXPERIMENT).is_file() else None
 
 
-def predicted(run: Path, files: Sequence[Path]) -> Iterator[tuple[str, ...]]:
+def predicted(
+    run: Path, files: Sequence[Path], at_a_time: int = 500, device: torch.device = _CPU
+) -> Iterator[tuple[str, ...]]:
     """A row for each line of text, under a header.
 
     A translator gives file, line and translation; a language model file, line, tokens and perplexity of the line, which it
@@ -99,6 +119,8 @@ def predicted(run: Path, files: Sequence[Path]) -> Iterator[tuple[str, ...]]:
     Args:
         run: as for `text_task`.
         files: UTF-8 text.
+        at_a_time: sentences that are translated together.
+        device: to compute on.
 
     Raises:
         ValueError: for files that cannot be used, before the first row.
@@ -106,36 +128,36 @@ def predicted(run: Path, files: Sequence[Path]) -> Iterator[tuple[str, ...]]:
     texts = [read_text(path) for path in files]
     if text_task(run) == "translation":
         yield "file", "line", "translation"
-        yield from _translated(run, texts)
+        yield from _translated(run, texts, at_a_time, device)
     else:
         yield "file", "line", "tokens", "perplexity"
-        yield from _scored(run, texts)
+        yield from _scored(run, texts, device)
 
 
-def _translated(run: Path, texts: Sequence[Text]) -> Iterator[tuple[str, ...]]:
+def _translated(run: Path, texts: Sequence[Text], at_a_time: int, device: torch.device) -> Iterator[tuple[str, ...]]:
     model, subwords = load_translator(network_file(run))
+    model.to(device)
     config = _config(run)
     search = (config if isinstance(config, TranslationConfig) else TranslationConfig()).search
     for text in texts:
         encoded = subwords.encode(text.lines)
-        for start in range(0, len(encoded), _AT_A_TIME):
-            part = encoded[start : start + _AT_A_TIME]
-            source = padded(part, part)[0].source
+        for start in range(0, len(encoded), at_a_time):
+            part = encoded[start : start + at_a_time]
+            source = padded(part, part)[0].source.to(device)
             for number, tokens in enumerate(translate(model, source, search), start=start + 1):
                 yield text.name, str(number), subwords.decode(tokens)
 
 
 @torch.inference_mode()
-def _scored(run: Path, texts: Sequence[Text]) -> Iterator[tuple[str, ...]]:
+def _scored(run: Path, texts: Sequence[Text], device: torch.device) -> Iterator[tuple[str, ...]]:
     model, vocabulary = load_language(network_file(run))
+    config = replace(_windows(_config(run), model), eval_rows=1)  # one text, from its start
     for text in texts:
-        lines = [_tokens(vocabulary, line) for line in text.lines]
-        stream = torch.tensor([vocabulary.end, *(token for line in lines for token in line)])
-        logits = model(Window(stream[None, :-1]))
-        assert isinstance(logits, torch.Tensor)
-        losses = F.cross_entropy(logits[0].float(), stream[1:], reduction="none").split([len(line) for line in lines])
-        for number, own in enumerate(losses, start=1):
-            yield text.name, str(number), str(len(own)), f"{math.exp(own.double().mean().item()):.2f}"
+        task = LanguageTask(config, Corpus(text, text, text, vocabulary), device)
+        lengths = [len(_tokens(vocabulary, line)) for line in text.lines]
+        losses = task.losses(model.to(device), text)
+        for number, own in enumerate(losses.split(lengths), start=1):
+            yield text.name, str(number), str(len(own)), f"{math.exp(own.mean().item()):.2f}"
 
 
 def _tokens(vocabulary: Any, line: str) -> list[int]:

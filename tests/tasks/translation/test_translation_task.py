@@ -80,6 +80,8 @@ def test_lengths_are_sorted_and_cut_once_for_all_epochs() -> None:
     orders = {tuple(by_length(lengths, generator).tolist()) for _ in range(50)}
     assert len(orders) == 4  # pairs 1 and 4, and pairs 0 and 3, change places
     assert {order[-1] for order in orders} == {5}
+    sides = torch.tensor([[3, 1], [1, 3]])  # as long, whichever side is
+    assert {tuple(by_length(sides, generator).tolist()) for _ in range(50)} == {(0, 1), (1, 0)}
     assert cut(lengths, 12) == [(0, 3), (3, 5), (5, 6)]  # ends included: 2, 2, 4 | 4, 6 | 10
     with pytest.raises(TextError, match="a batch of 9 tokens has no room for a sentence of 10"):
         cut(lengths, 9)

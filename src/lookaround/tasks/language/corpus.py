@@ -92,8 +92,7 @@ def load_corpus(root: Path, ending: str | None, tokens: Tokens, *, size: int, mi
     Raises:
         TextError: in one line, for anything that cannot be used.
     """
-    ending = ending or _only_ending(root)
-    parts, notes = _parts(root, ending)
+    parts, notes = read_parts(root, ending)
     train = parts["train"]
     if tokens == "subwords":
         return Corpus(train, parts["valid"], parts["test"], train_subwords([train.lines], size=size), notes)
@@ -120,7 +119,13 @@ def _holds(path: Path, part: str) -> bool:
     return any(name.split("_")[0] in PARTS[part] for name in names)
 
 
-def _parts(root: Path, ending: str) -> tuple[dict[str, Text], tuple[str, ...]]:
+def read_parts(root: Path, ending: str | None) -> tuple[dict[str, Text], tuple[str, ...]]:
+    """The texts ``train``, ``valid`` and ``test`` of a folder, as `load_corpus` finds or splits them, and notes on that.
+
+    Raises:
+        TextError: in one line, for anything that cannot be used.
+    """
+    ending = ending or _only_ending(root)
     if not root.is_dir():
         raise TextError(f"there is no folder {root}")
     found = {part: find_part(root, part, ending) for part in PARTS}

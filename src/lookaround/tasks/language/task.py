@@ -117,15 +117,19 @@ class LanguageTask(Task):
     @torch.inference_mode()
     def evaluate(self, predict: Predict, split: Split) -> dict[str, float]:
         text = self._text(split)
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
-        count = 0
+        losses = self.losses(predict, text)
+        return scores(losses.sum().item(), len(losses), text.bytes)
+
+    @torch.inference_mode()
+    def losses(self, predict: Predict, text: Text) -> Tensor:
+        """The negative log-likelihood of each token of a text, in nats, float64; in the text's order where ``eval_rows`` is 1."""
+        parts = []
         for window, targets in self._readings(text):
             logits = predict(window._replace(tokens=window.tokens.to(self.device)))
             wanted = targets.flatten().to(self.device)
             losses = F.cross_entropy(logits.flatten(0, 1).float(), wanted, reduction="none", ignore_index=IGNORED)
-            total += losses.double().sum()
-            count += int((targets != IGNORED).sum())
-        return scores(total.item(), count, text.bytes)
+            parts.append(losses[wanted != IGNORED].double())
+        return torch.cat(parts)
 
     def _readings(self, text: Text) -> Iterator[Reading]:
         stream = torch.tensor(self.corpus.stream(text))

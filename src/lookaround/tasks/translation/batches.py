@@ -47,7 +47,7 @@ class Differing:
 class PairBatches(Batches):
     """The minibatches of one run: pairs of like length, as many as fit into ``batch`` tokens a side, padding included.
 
-    The pairs are sorted by length and cut once, so that every epoch has as many minibatches. In each epoch pairs of the same lengths
+    The pairs are sorted by length and cut once, so that every epoch has as many minibatches. In each epoch pairs as long
     change places at random, and the minibatches come in an order drawn anew. Lengths are those without BPE-dropout.
 
     Args:
@@ -130,14 +130,15 @@ class PairBatches(Batches):
 
 
 def by_length(lengths: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """The places of pairs from the shortest to the longest, pairs of the same two lengths in random order.
+    """The places of pairs from the shortest to the longest, each as long as its longer side; pairs as long in random order.
+
+    The shorter side plays no part: sorted by it, too, a minibatch would hold sentences of one or two lengths, which all end at one place.
 
     Args:
         lengths: int64 ``(2, N)``, of sources and targets.
         generator: None leaves them in their own.
     """
-    longest = int(lengths.max()) + 1
-    key = (lengths.max(0).values * longest + lengths[0]) * longest + lengths[1]
+    key = lengths.max(0).values
     start = torch.arange(len(key)) if generator is None else torch.randperm(len(key), generator=generator)
     return start[key[start].argsort(stable=True)]
 

@@ -69,6 +69,8 @@ class _Beams:
         self.scores[:, 0] = 0
         self.ended = torch.zeros(shape, dtype=torch.bool, device=source.device)
         self.lengths = torch.zeros(shape, device=source.device)
+        # Each sentence's own: padding to the longest beside it must not let its translation go on.
+        self.longest = (source != PAD).sum(1, keepdim=True) + search.longer
 
     def extend(self, said: Tensor) -> None:
         """Goes on by a token, given the log-probabilities of all: ``(rows, vocabulary)``."""
@@ -82,7 +84,7 @@ class _Beams:
         parents, tokens = ranked // vocabulary, ranked % vocabulary
         self.scores = scores.flatten(1).gather(1, ranked)
         self.lengths = lengths.gather(1, parents)
-        self.ended = self.ended.gather(1, parents) | (tokens == END)
+        self.ended = self.ended.gather(1, parents) | (tokens == END) | (self.lengths >= self.longest)
         rows = (parents + torch.arange(sentences, device=said.device)[:, None] * beam).flatten()
         self.tokens = torch.cat([self.tokens[rows], tokens.view(-1, 1)], dim=1)
 

@@ -84,7 +84,7 @@ def load_bitext(root: Path, source: str | None, target: str | None, *, size: int
         raise TextError(f"--source and --target are both {source}; they are the endings of two files")
     parts, notes = {}, []
     for part in PARTS:
-        parts[part], empty = _without_empty(_read(root, part, source, target))
+        parts[part], empty = read_pairs(root, part, source, target)
         notes += [f"{root}, {part}: {empty} pairs with an empty side are left out"] if empty else []
     train = parts["train"]
     subwords = train_subwords([train.source.lines, train.target.lines], size=size)
@@ -93,6 +93,15 @@ def load_bitext(root: Path, source: str | None, target: str | None, *, size: int
     for part in ("valid", "test"):
         notes += unseen(train, parts[part], subwords)
     return Bitext(train, parts["valid"], parts["test"], subwords, tuple(notes))
+
+
+def read_pairs(root: Path, part: str, source: str, target: str) -> tuple[Pairs, int]:
+    """The pairs of one part of a folder that have words on both sides, and how many have not.
+
+    Raises:
+        TextError: in one line, for anything that cannot be used.
+    """
+    return _without_empty(_read(root, part, source, target))
 
 
 def _read(root: Path, part: str, source: str, target: str) -> Pairs:
