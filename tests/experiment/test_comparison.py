@@ -257,7 +257,7 @@ def test_what_cannot_be_used_is_named_before_anything_is_written(plan, tmp_path,
 
 
 def test_a_process_killed_before_it_wrote_anything_leaves_a_folder_that_can_be_used(plan, tmp_path, display):
-    (tmp_path / ".experiment.json.partial").write_text("{")
+    (tmp_path / ".experiment.json.0123abcd.partial").write_text("{")
     assert train(changed(SGD), tmp_path, display).results
     assert [path.name for path in tmp_path.glob(".*")] == [".lock"]
 

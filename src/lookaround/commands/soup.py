@@ -46,7 +46,9 @@ class SoupOptions(DataOptions):
     nothing.
 
     lookaround soup soup.safetensors tuned-0.safetensors tuned-1.safetensors tuned-2.safetensors
+
     lookaround soup averaged runs/x/checkpoint-* --rule lawa:window=5
+
     lookaround soup --out averaged tuned-0/ tuned-1/ --model-stock pretrained/
 
     With --greedy, the models are tried from the best to the worst, and each stays in the soup if the soup with it is no
@@ -68,7 +70,7 @@ class SoupOptions(DataOptions):
     dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
     """Check everything and print the recipe, and write nothing."""
     hashes: tyro.conf.FlagCreatePairsOff[bool] = True
-    """List the hashes of the models' files in the soup."""
+    """Write the hashes of the models' files into the soup; --no-hashes leaves them out, which is faster."""
     shard_size: str | None = None
     """Cut a folder's files at this size, such as 5GB. None: as the first model is cut."""
     greedy: tyro.conf.FlagCreatePairsOff[bool] = False
