@@ -132,7 +132,7 @@ def test_width_sets_the_channels(name):
         ({"name": "resnet10"}, f"unknown model 'resnet10'; choose one of {', '.join(MODELS)}"),
         (
             {"name": "resnet18", "width": 32},
-            "resnet18 has a fixed width, got width=32; only small-cnn, resnet9 take one",
+            "resnet18 has a fixed width, got width=32; only small-cnn, resnet9, toy-cnn, airbench take one",
         ),
         ({"name": "resnet9", "width": 0}, "resnet9 takes a width of at least 1, got 0"),
         ({"name": "resnet9", "classes": 0}, "resnet9 takes classes of at least 1, got 0"),
