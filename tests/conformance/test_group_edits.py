@@ -16,14 +16,6 @@ WRAPS = {
     "lookaround, alpha": lambda inner: Lookaround(inner, branches=2, k=2, alpha=0.5),
 }
 every_wrap = pytest.mark.parametrize("name", WRAPS)
-# Strict: whoever mends it takes the mark away. What branches that wait keep of a parameter in no group cannot be dropped by anyone.
-KEEPS = pytest.mark.xfail(
-    reason="state_dict() raises KeyError for a parameter that left its group, of which idle branches keep state"
-)
-
-
-def marked(names):
-    return [pytest.param(name, marks=KEEPS) if name.startswith(("lookaround", "alpha")) else name for name in names]
 
 
 def scalars(*values):
@@ -99,7 +91,7 @@ def test_a_whole_group_removed_leaves_the_others_where_they_are(name):
     assert params[2].item() == alone[0].item()
 
 
-@pytest.mark.parametrize("name", marked(WRAPS))
+@pytest.mark.parametrize("name", WRAPS)
 @pytest.mark.parametrize("before", [1, 3, 6])
 def test_a_checkpoint_after_parameters_were_edited_resumes(name, before):
     params = scalars(7.0, 50.0, -3.0)
@@ -116,7 +108,7 @@ def test_a_checkpoint_after_parameters_were_edited_resumes(name, before):
     assert same([p.detach() for p in params[1:]], [p.detach() for p in resumed_params])
 
 
-@pytest.mark.parametrize("name", marked(WRAPPERS))
+@pytest.mark.parametrize("name", WRAPPERS)
 def test_what_was_kept_of_a_removed_parameter_does_not_come_back(name):
     """A pruned network: the last layer leaves the optimizer and the model, and training goes on as before."""
     model = Net()

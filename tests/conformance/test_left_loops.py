@@ -119,7 +119,6 @@ def _refusal(optimizer, param):
     return None
 
 
-@pytest.mark.xfail(reason="gradients that stay when the branch changes are not noticed yet")
 @pytest.mark.parametrize("passes", [1, 2])
 def test_gradients_that_would_reach_another_branchs_step_are_refused(passes):
     """Accumulated over passes, the gradient of every branch would lie in the model when the first one steps."""

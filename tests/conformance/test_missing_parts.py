@@ -42,12 +42,7 @@ def test_any_one_tensor_missing_is_refused(name, make):
     assert same(before, [target.model.state_dict(), target.optimizer.state_dict()])
 
 
-# Strict: whoever mends it takes the mark away.
-UNNAMED = pytest.mark.xfail(reason="the message names other keys than the missing one, or none")
-NAMES_OTHERS = {"lookaround, alpha", "lookaround around lookahead", "alpha lookaround around lookahead"}
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=UNNAMED) if n in NAMES_OTHERS else n for n in KEEPING])
+@pytest.mark.parametrize("name", KEEPING)
 def test_the_message_names_what_is_missing(name):
     saved = copy.deepcopy(case(name).train(5).optimizer.state_dict())
     i, key = own(saved)[0]
