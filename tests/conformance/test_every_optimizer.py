@@ -181,7 +181,6 @@ def test_state_of_bfloat16_weights_keeps_its_dtypes_through_a_checkpoint(name):
     check_resuming(name, torch.bfloat16, 1, 3)
 
 
-@pytest.mark.xfail(reason="the message is a bare KeyError")
 @pytest.mark.parametrize("name", sorted(OF_ITS_OWN_SCHEMA & set(EVERYTHING)))
 def test_a_state_dict_of_another_schema_is_refused(name):
     _, run = alone(name, 2)

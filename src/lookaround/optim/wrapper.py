@@ -152,6 +152,7 @@ class Wrapper(Optimizer):
     def _saved(self) -> Group:
         """The inner optimizer's state dict, whose dtypes can be told from the parameters'."""
         state_dict = self.inner.state_dict()
+        self._check_schema(state_dict)
         return (
             state_dict if isinstance(self.inner, Wrapper) else marked(state_dict, self.params(), f"{self.name}.dtype")
         )
