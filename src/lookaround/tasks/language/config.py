@@ -9,7 +9,8 @@ from lookaround.tasks.base import Copies
 from lookaround.tasks.checks import check_ranges
 from lookaround.tasks.language.corpus import Tokens
 from lookaround.tasks.language.networks import LSTMSize, TransformerSize
-from lookaround.tasks.language.windows import DIFFERENCES, Difference, Differing
+from lookaround.tasks.language.windows import DIFFERENCES, Difference
+from lookaround.tasks.text.differing import Differing
 
 
 @dataclass(frozen=True)

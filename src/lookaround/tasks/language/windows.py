@@ -3,44 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lookaround.tasks.base import Batch, Batches, Copies
+from lookaround.tasks.base import Batch, Batches
 from lookaround.tasks.language.corpus import Corpus
 from lookaround.tasks.language.networks import Window
 from lookaround.tasks.streams import stream_seed
 from lookaround.tasks.text import Text, TextError
+from lookaround.tasks.text.differing import Differing
 
 Difference = Literal["windows", "word-dropout", "bpe-dropout"]
 DIFFERENCES: tuple[Difference, ...] = ("windows", "word-dropout", "bpe-dropout")
 IGNORED = -100
 _BLANK = 0  # the unknown word, or padding among subwords, which nothing else is
-
-
-@dataclass(frozen=True)
-class Differing:
-    """How the branches' copies of a minibatch differ.
-
-    Attributes:
-        branches: what each does: ``windows``, nothing but its place in the text; ``word-dropout``, blanks in the place of some
-            tokens that are read, never of those that are predicted; ``bpe-dropout``, other subwords for the same text.
-        word_dropout: probability of a blank.
-        bpe_dropout: probability that a merge of subwords is left out.
-        copies: ``independent``, each branch has its own place in the text; ``shared``, all have the same.
-    """
-
-    branches: tuple[Difference, ...]
-    word_dropout: float
-    bpe_dropout: float
-    copies: Copies
-
-    def of(self, branch: int) -> Difference:
-        """What a branch does."""
-        return self.branches[branch % len(self.branches)]
 
 
 class TextWindows(Batches):

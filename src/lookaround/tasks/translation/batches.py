@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from lookaround.tasks.base import Batch, Batches, Copies
+from lookaround.tasks.base import Batch, Batches
 from lookaround.tasks.streams import stream_seed
 from lookaround.tasks.text import Subwords, TextError
+from lookaround.tasks.text.differing import Differing
 from lookaround.tasks.text.subwords import BEGIN, END, PAD
 from lookaround.tasks.translation.network import Sentences
 from lookaround.tasks.translation.pairs import Pairs
@@ -20,28 +20,6 @@ from lookaround.tasks.translation.pairs import Pairs
 Difference = Literal["order", "word-dropout", "bpe-dropout"]
 DIFFERENCES: tuple[Difference, ...] = ("order", "word-dropout", "bpe-dropout")
 IGNORED = -100
-
-
-@dataclass(frozen=True)
-class Differing:
-    """How the branches' copies of a minibatch differ.
-
-    Attributes:
-        branches: what each does: ``order``, nothing but which pairs come when; ``word-dropout``, blanks in the place of some
-            subwords that are read on both sides, never of those that are predicted; ``bpe-dropout``, other subwords for the same text.
-        word_dropout: probability of a blank.
-        bpe_dropout: probability that a merge of subwords is left out.
-        copies: ``independent``, each branch has its own order; ``shared``, all have the same.
-    """
-
-    branches: tuple[Difference, ...]
-    word_dropout: float
-    bpe_dropout: float
-    copies: Copies
-
-    def of(self, branch: int) -> Difference:
-        """What a branch does."""
-        return self.branches[branch % len(self.branches)]
 
 
 class PairBatches(Batches):

@@ -7,7 +7,8 @@ from typing import Any
 
 from lookaround.tasks.base import Copies
 from lookaround.tasks.checks import check_ranges
-from lookaround.tasks.translation.batches import DIFFERENCES, Difference, Differing
+from lookaround.tasks.text.differing import Differing
+from lookaround.tasks.translation.batches import DIFFERENCES, Difference
 from lookaround.tasks.translation.decoding import Search
 from lookaround.tasks.translation.network import TranslatorSize
 
