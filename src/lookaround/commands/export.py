@@ -58,7 +58,7 @@ def export(words: Sequence[str]) -> None:
         raise UsageError(f"{options.out} cannot be written: give a file in a folder that exists")
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if kind == "onnx" and missing:
-        raise UsageError(f"onnx needs {' and '.join(missing)}; add it with: pip install 'lookaround[onnx]'")
+        raise UsageError(f"onnx needs {' and '.join(missing)}; add it with: pip install '.[onnx]'")
     source = network_file(options.run)
     if options.out.exists() and options.out.samefile(source):
         raise UsageError(f"{options.out} is the network itself; choose another FILE")
