@@ -258,7 +258,7 @@ def test_a_recipe_says_what_it_guesses_or_where_it_differs_from_its_source(name:
 
 def test_the_list_says_that_soups_are_a_step_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipes"]) == 0
-    assert "lookaround soup makes the soups of them" in " ".join(capsys.readouterr().out.split())
+    assert "lookaround soup then makes the soups" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_options_of_a_recipe_are_its_plans() -> None:

@@ -153,7 +153,7 @@ def table_9() -> Recipe:
 
 
 def table_11() -> Recipe:
-    """Soups of 18 networks against Lookaround: ResNet-50 on CIFAR-100, fine-tuned. This trains the networks; lookaround soup makes the soups of them."""
+    """Soups of 18 networks against Lookaround: ResNet-50 on CIFAR-100, fine-tuned; lookaround soup then makes the soups."""
     own: dict[str, object] = {"momentum": 0.9, "weight_decay": 1e-4, "schedule": "cosine", "batch": 128}
     rates = tuple(spec("sgd", lr=rate, **own) for rate in (0.01, 0.003, 0.001))
     parts = []
