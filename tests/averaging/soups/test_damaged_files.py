@@ -135,6 +135,18 @@ def test_a_file_cut_short_anywhere(tmp_path, kind):
         assert str(tmp_path) in str(caught.value)
 
 
+def test_an_old_file_that_ends_before_an_empty_storage(tmp_path):
+    """Storages stand in an order of their own: here the empty one comes last, and its count is zero, as that of nothing is."""
+    path = tmp_path / "m"
+    torch.save({"none": torch.zeros(0, 2)}, path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    uniform_soup([path])
+    for cut in range(1, 9):
+        path.write_bytes(whole[:-cut])
+        with pytest.raises(ValueError, match="ends before storage"):
+            uniform_soup([path])
+
+
 def header(text, data=b"\x00" * 8):
     raw = text if isinstance(text, bytes) else text.encode()
     return len(raw).to_bytes(8, "little") + raw + data

@@ -142,7 +142,10 @@ def _storages(file: BinaryIO, keys: list[str], storages: Mapping[str, Storage], 
     for key in keys:
         if key not in storages:
             raise ValueError(f"nothing says how large storage {key} is")
-        count, here = int.from_bytes(file.read(8), "little"), file.tell()
+        counted, here = file.read(8), file.tell()
+        if len(counted) < 8:  # fewer bytes would be the count of an empty storage
+            raise ValueError(f"it ends before storage {key}")
+        count = int.from_bytes(counted, "little")
         if count != storages[key].count:
             raise ValueError(f"storage {key} has {count:,} elements, which its tensors do not have")
         yield key, here
