@@ -12,6 +12,7 @@ Rates are chosen by the loss on ``val``; what is reported is the loss on ``test`
 import argparse
 import csv
 import math
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -119,7 +120,7 @@ def train(options: argparse.Namespace, data: dict[str, Tensor], seed: int) -> li
     torch.manual_seed(seed)
     model = Transformer(int(data["train"].max()) + 2, options.width)
     optimizer = build(options, model)
-    averages = RunningAverage(model, list(AVERAGES.values()))
+    averages = RunningAverage(model, list(AVERAGES.values()), point=nullcontext)
     peaks = [group["lr"] for group in optimizer.param_groups]
     rows: list[dict[str, object]] = []
     for step, batch in enumerate(batches(data["train"], options.batch, options.steps, seed)):
