@@ -1,4 +1,4 @@
-"""float32 state of bfloat16 weights stays float32 through every way a checkpoint goes, and follows weights that are of another dtype by then."""
+"""float32 state of bfloat16 weights stays float32 on every way of a checkpoint, and follows weights of another dtype."""
 
 import copy
 import io

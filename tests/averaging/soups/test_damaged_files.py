@@ -135,16 +135,17 @@ def test_a_file_cut_short_anywhere(tmp_path, kind):
         assert str(tmp_path) in str(caught.value)
 
 
-def test_an_old_file_that_ends_before_an_empty_storage(tmp_path):
-    """Storages stand in an order of their own: here the empty one comes last, and its count is zero, as that of nothing is."""
-    path = tmp_path / "m"
-    torch.save({"none": torch.zeros(0, 2)}, path, _use_new_zipfile_serialization=False)
-    whole = path.read_bytes()
-    uniform_soup([path])
-    for cut in range(1, 9):
-        path.write_bytes(whole[:-cut])
-        with pytest.raises(ValueError, match="ends before storage"):
-            uniform_soup([path])
+def test_an_old_file_that_ends_in_the_count_of_an_empty_storage(tmp_path):
+    """Which storage comes last hangs on addresses in memory; here there is one alone."""
+    file = tmp_path / "m"
+    torch.save({"none": torch.zeros(0, 2)}, file, _use_new_zipfile_serialization=False)
+    whole = file.read_bytes()
+    assert uniform_soup([file])["none"].shape == (0, 2)
+    for length in range(len(whole)):
+        file.write_bytes(whole[:length])
+        with pytest.raises((ValueError, TypeError)) as caught:
+            uniform_soup([file])
+        assert str(file) in str(caught.value)
 
 
 def header(text, data=b"\x00" * 8):

@@ -142,14 +142,19 @@ def _storages(file: BinaryIO, keys: list[str], storages: Mapping[str, Storage], 
     for key in keys:
         if key not in storages:
             raise ValueError(f"nothing says how large storage {key} is")
-        counted, here = file.read(8), file.tell()
-        if len(counted) < 8:  # fewer bytes would be the count of an empty storage
-            raise ValueError(f"it ends before storage {key}")
-        count = int.from_bytes(counted, "little")
+        count, here = _count(file), file.tell()
         if count != storages[key].count:
             raise ValueError(f"storage {key} has {count:,} elements, which its tensors do not have")
         yield key, here
         file.seek(min(here + count * storages[key].dtype.itemsize, size))
+
+
+def _count(file: BinaryIO) -> int:
+    """How many elements a storage has. None of them are no reason to go without the count: the file may end here."""
+    read = file.read(8)
+    if len(read) < 8:
+        raise ValueError("it is cut short")
+    return int.from_bytes(read, "little")
 
 
 def _listed(keys: Any) -> list[Any]:
