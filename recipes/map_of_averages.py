@@ -9,8 +9,8 @@ tuned over the same 18 settings (momentum 0.5 and 0.9 × nine effective rates η
 of held-out images over the same three seeds, 1000 to 1002; then the chosen setting is trained with ten fresh seeds, 0 to 9, and
 tested. Minibatches, augmentations and initial weights of a seed are the same for all methods.
 
-Written are ``map.csv`` (every fresh run, also along its way) and ``map-tried.csv`` (every setting). What is there already is not
-computed again. `map_figures.py` makes tables and pictures of them.
+Written are ``map.csv`` (every fresh run), ``map-way.csv`` (some of them along their way) and ``map-tried.csv`` (every setting). What
+is there already is not computed again. `map_figures.py` makes tables and pictures of them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,17 @@ MOMENTA = (0.5, 0.9)
 SEARCH, FRESH = (1000, 1001, 1002), tuple(range(10))
 SETTINGS = ["condition", "budget", "row", "momentum", "rate"]
 METRICS = ["top1", "nll", "ece"]
-TRIED, RESULT = [*SETTINGS, *METRICS], [*SETTINGS, "seed", "gradients", *METRICS]
+TRIED, RESULT, WAY = [*SETTINGS, *METRICS], [*SETTINGS, "seed", *METRICS], [*SETTINGS, "seed", "gradients", *METRICS]
+# Whose way is written down, and of which conditions.
+ROWS_ON_THEIR_WAY = (
+    "sgd",
+    "ema",
+    "sgd:schedule=constant",
+    "ema:schedule=constant",
+    "lookahead",
+    "lookaround:batch=1/d",
+)
+WAYS = ("clean", "noise")
 
 Make = Callable[[Iterable[torch.Tensor], float], Optimizer]
 
@@ -93,6 +103,11 @@ def late_constant(part: float) -> float:
     return cosine(part) if part < 0.75 else 0.2
 
 
+def cooldown(length: float) -> Callable[[float], float]:
+    """The peak, and over the last part of the run a line to 0: the control of averages at a constant rate."""
+    return lambda part: min(1.0, (1 - part) / length)
+
+
 def late(points: int) -> Rule:
     """The mean of the last quarter."""
     return tail(0.25, total=points)
@@ -125,14 +140,20 @@ class Training:
 
 TRAININGS = [
     Training("sgd", averages={"ema": ema, "tail": half}),
-    Training("constant", averages={"constant, ema": ema, "constant, tail": half}, schedule=constant),
+    Training(
+        "sgd:schedule=constant",
+        averages={"ema:schedule=constant": ema, "tail:schedule=constant": half},
+        schedule=constant,
+    ),
+    Training("sgd:schedule=wsd", schedule=cooldown(0.2)),
+    Training("sgd:schedule=wsd,cooldown=0.5", schedule=cooldown(0.5)),
     Training(averages={"swa": late}, schedule=late_constant),
-    Training("lookahead", lookahead(k=5, alpha=0.5), {"lookahead, ema": ema}),
+    Training("lookahead", lookahead(k=5, alpha=0.5), {"lookahead+ema": ema}),
     Training("lookahead:alpha=0.8", lookahead(k=5, alpha=0.8)),
     Training("snoo", snoo),
-    Training("lookaround", lookaround(branches=BRANCHES, k=5), {"lookaround, tail": half}),
+    Training("lookaround", lookaround(branches=BRANCHES, k=5), {"lookaround+tail": half}),
     Training(
-        "lookaround:batch=1/d", lookaround(branches=BRANCHES, k=5), {"lookaround:batch=1/d, tail": half}, divided=True
+        "lookaround:batch=1/d", lookaround(branches=BRANCHES, k=5), {"lookaround+tail:batch=1/d": half}, divided=True
     ),
     Training("dart", dart),
 ]
@@ -215,16 +236,20 @@ def main() -> None:
                 cell(training, CONDITIONS[name], budget, options.out)
 
 
-def cell(training: Training, condition: Condition, budget: int, out: Path) -> None:
-    """Tunes the rows of one training and tests what was chosen."""
+def cell(training: Training, condition: Condition, budget: int, out: Path, file: str = "map") -> None:
+    """Tunes the rows of one training and tests what was chosen, as far as that is not in the files."""
     key = {"condition": condition.name, "budget": str(budget)}
-    tried = [row for row in held(out / "map-tried.csv") if key.items() <= row.items() and row["row"] in training.rows]
+    results, trials = out / f"{file}.csv", out / f"{file}-tried.csv"
+    tried = [row for row in held(trials) if key.items() <= row.items() and row["row"] in training.rows]
     if not tried:
         tried = list(search(training, condition, budget))
-        append(out / "map-tried.csv", TRIED, tried)
-    done = {row["row"] for row in held(out / "map.csv") if key.items() <= row.items()}
+        append(trials, TRIED, tried)
+    done = {row["row"] for row in held(results) if key.items() <= row.items()}
     if not done.issuperset(training.rows):
-        append(out / "map.csv", RESULT, list(confirm(training, condition, budget, tried)))
+        runs = list(confirm(training, condition, budget, tried))
+        append(results, RESULT, [run for run in runs if run["gradients"] == budget])
+        if condition.name in WAYS:
+            append(out / f"{file}-way.csv", WAY, [run for run in runs if run["row"] in ROWS_ON_THEIR_WAY])
 
 
 def search(training: Training, condition: Condition, budget: int) -> Iterator[dict[str, object]]:
@@ -282,7 +307,7 @@ def append(path: Path, names: Sequence[str], rows: Sequence[dict[str, object]]) 
     new = not path.exists()
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, names)
+        writer = csv.DictWriter(file, names, extrasaction="ignore")
         if new:
             writer.writeheader()
         writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)

@@ -37,7 +37,8 @@ class Run:
 class Condition:
     """What is trained on: the digits of some classes, how many, how many of their labels random, whose the copies are.
 
-    With ``start`` the body comes from a network that was trained on the digits 0 to 4, one for each seed.
+    With ``start`` the body comes from a network that was trained on the digits 0 to 4, one for each seed. A copy past the last
+    augmentation begins with the first again.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Condition:
     copies: str = "independent"
     classes: tuple[int, ...] = tuple(range(10))
     start: bool = False
+    augmentations: tuple[str, ...] = AUGMENTATIONS
 
 
 CONDITIONS = {
@@ -120,7 +122,7 @@ class Copies:
         seeds: one for each set of minibatches.
         batch: images in a minibatch.
         passes: minibatches of the run; each is seen in every augmentation.
-        branches: copies of a minibatch; past three they go round the augmentations again.
+        branches: copies of a minibatch.
     """
 
     def __init__(self, condition: Condition, seeds: Sequence[int], batch: int, passes: int, branches: int) -> None:
@@ -129,7 +131,8 @@ class Copies:
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         streams = branches if condition.copies == "independent" else 1
         self.chosen = torch.stack([self._orders(batch, streams, generator) for generator in self.generators])
-        self.augment = [augmentation(AUGMENTATIONS[branch % len(AUGMENTATIONS)]) for branch in range(branches)]
+        names = condition.augmentations
+        self.augment = [augmentation(names[branch % len(names)]) for branch in range(branches)]
 
     def _orders(self, batch: int, streams: int, generator: torch.Generator) -> Tensor:
         """Indices ``(passes, streams, batch)``: every image once, in a new order, before any comes again."""
