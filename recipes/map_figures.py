@@ -10,21 +10,21 @@ values are Holm's for all comparisons of one table.
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from paired_tables import Row, corrected, half, head, line, read, rows_of, runs
 
-from lookaround.experiment.compare import Difference, holm, paired_difference
+from lookaround.experiment.compare import Difference
 
 SGD = "sgd"
+SCHEDULES = (SGD, "sgd:schedule=wsd", "sgd:schedule=wsd,cooldown=0.5")
 WORDS = {
     "clean": "Digits, right labels, independent copies",
     "shared": "Digits, right labels, shared copies",
@@ -33,109 +33,16 @@ WORDS = {
 }
 ROWS = (
     *("sgd:schedule=wsd", "sgd:schedule=wsd,cooldown=0.5", "sgd:schedule=constant"),
-    *("ema", "tail", "swa", "ema:schedule=constant", "tail:schedule=constant"),
+    *("ema", "tail", "swa", "ema:schedule=constant", "power-ema:schedule=constant", "tail:schedule=constant"),
     *("lookahead", "lookahead:alpha=0.8", "lookahead+ema", "snoo"),
     *("lookaround", "lookaround+tail", "lookaround:batch=1/d", "lookaround+tail:batch=1/d", "dart"),
 )
 SHADES = ("#9ecae1", "#3182bd", "#08306b")
-Values = Mapping[int, Mapping[str, float]]
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of a table: the chosen setting, the values of every seed, and the differences to the baseline.
-
-    Attributes:
-        name: of the method.
-        setting: momentum and effective rate.
-        values: metrics by seed.
-        against: differences to the baseline by metric; none for the baseline.
-        p: of the difference in NLL, Holm's for the whole table.
-    """
-
-    name: str
-    setting: tuple[str, str]
-    values: Values
-    against: Mapping[str, Difference]
-    p: float = 1.0
-
-    def mean(self, metric: str) -> str:
-        """Mean and standard deviation over the seeds."""
-        found = [values[metric] for values in self.values.values()]
-        digits = 4 if metric == "nll" else 2
-        return f"{statistics.fmean(found):.{digits}f} ± {statistics.stdev(found):.{digits}f}"
-
-
-Key = tuple[str, int]
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file."""
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def tables(path: Path, baseline: Callable[[str], str]) -> dict[Key, list[Row]]:
-    """The rows at the end of the runs by condition and budget, each against ``baseline`` of its name."""
-    found: dict[Key, dict[str, list[dict[str, str]]]] = {}
-    for line in read(path):
-        rows = found.setdefault((line["condition"], int(line["budget"])), {})
-        rows.setdefault(line["row"], []).append(line)
-    return {key: [_row(name, rows, baseline(name)) for name in rows] for key, rows in found.items()}
-
-
-def _row(name: str, rows: Mapping[str, list[dict[str, str]]], baseline: str) -> Row:
-    own, other = _values(rows[name]), _values(rows.get(baseline, []))
-    first = rows[name][0]
-    against = {} if name == baseline or not other else {m: _difference(own, other, m) for m in ("nll", "top1", "ratio")}
-    return Row(name, (first["momentum"], first["rate"]), own, against)
-
-
-def _values(lines: Iterable[Mapping[str, str]]) -> Values:
-    metrics = ("top1", "nll", "ece")
-    return {
-        int(line["seed"]): {m: float(line[m]) for m in metrics} | {"ratio": math.log(float(line["nll"]))}
-        for line in lines
-    }
-
-
-def _difference(own: Values, other: Values, metric: str) -> Difference:
-    return paired_difference(*({seed: v[metric] for seed, v in which.items()} for which in (own, other)))
-
-
-def corrected(rows: Sequence[Row]) -> list[Row]:
-    """With p values for as many comparisons as these rows make."""
-    compared = [row for row in rows if row.against]
-    adjusted = iter(holm([1.0 if (p := row.against["nll"].p) is None else p for row in compared]))
-    return [Row(row.name, row.setting, row.values, row.against, next(adjusted)) if row.against else row for row in rows]
-
-
-def line(row: Row) -> str:
-    """A line of Markdown."""
-    cells = [row.name, ", ".join(row.setting), *(row.mean(metric) for metric in ("top1", "nll", "ece"))]
-    if not row.against:
-        return f"| {' | '.join(cells)} | | | | |"
-    nll, top1 = row.against["nll"], row.against["top1"]
-    words = f"{nll.mean:+.4f} ± {half(nll):.4f}"
-    words = f"**{words}**" if row.p < 0.05 and nll.mean < 0 else words
-    cells += [words, f"{row.p:.3f}", f"{nll.below} of {len(nll.seeds)}", f"{top1.mean:+.2f} ± {half(top1):.2f}"]
-    return f"| {' | '.join(cells)} |"
-
-
-def half(difference: Difference) -> float:
-    """Half of the interval, 0 where nothing varies."""
-    return 0.0 if difference.interval is None else difference.interval[1] - difference.mean
-
-
-HEAD = (
-    "| method | momentum, rate | top-1 % | NLL | ECE % | NLL minus SGD's, paired, 95 % | p (Holm) | lower on | top-1 minus SGD's |\n"
-    "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
-)
 
 
 def write_map(folder: Path) -> None:
     """map.md and a picture for each condition; Holm's correction is over all methods and budgets of a condition."""
-    found = tables(folder / "map.csv", lambda name: SGD)
+    found, tried = runs(folder / "map.csv"), read(folder / "map-tried.csv")
     text = [
         "# The map",
         "",
@@ -143,16 +50,22 @@ def write_map(folder: Path) -> None:
     ]
     for condition, words in WORDS.items():
         budgets = sorted(budget for name, budget in found if name == condition)
-        rows = corrected([row for budget in budgets for row in found[condition, budget]])
+        best = {b: best_schedule(tried, condition, b) for b in budgets}
+        rows = corrected([row for b in budgets for row in rows_of(found[condition, b], (SGD, best[b]))])
         split = {b: [rows.pop(0) for _ in found[condition, b]] for b in budgets}
-        if not budgets:
-            continue
         text += ["", f"## {words}", "", f"![{words}](map-{condition}.png)"]
-        for budget in budgets:
-            order = sorted(split[budget], key=lambda row: (row.name != SGD, _place(row.name)))
-            text += ["", f"{budget} gradients of 32 images:", "", HEAD, *map(line, order)]
+        for b in budgets:
+            order = sorted(split[b], key=lambda row: (row.name != SGD, _place(row.name)))
+            text += ["", f"{b} gradients of 32 images; of SGD's schedules held-out images choose {best[b]}:", ""]
+            text += [*head((SGD, "that one")), *map(line, order)]
         save(forest(split, words), folder / f"map-{condition}.png")
     (folder / "map.md").write_text("\n".join(text) + "\n", encoding="utf-8")
+
+
+def best_schedule(tried: Sequence[Mapping[str, str]], condition: str, budget: int) -> str:
+    """The schedule of plain SGD with the lowest held-out NLL, each with its best momentum and rate."""
+    mine = [row for row in tried if (row["condition"], int(row["budget"])) == (condition, budget)]
+    return min((row for row in mine if row["row"] in SCHEDULES), key=lambda row: float(row["nll"]))["row"]
 
 
 def _place(name: str) -> int:
@@ -182,8 +95,10 @@ def forest(split: Mapping[int, Sequence[Row]], words: str) -> Figure:
         for index, (budget, rows) in enumerate(split.items()):
             panel.plot([], [], "o-", color=SHADES[index], label=f"{budget} gradients of 32 images")
             for row in rows:
-                if row.against:
-                    _point(panel, row.against[metric], metric, _place(row.name) + 0.25 * (index - 1), SHADES[index])
+                if row.against[0] is not None:
+                    _point(
+                        panel, row.against[0].by[metric], metric, _place(row.name) + 0.25 * (index - 1), SHADES[index]
+                    )
         panel.set_xlim(LIMITS[metric])
         panel.grid(axis="x", alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
@@ -318,13 +233,11 @@ def _at(row: Mapping[str, str], condition: str, budget: int) -> bool:
 
 def write_orderings(folder: Path) -> None:
     """orderings.md: a table for each question, each row against the first of its question at its budget."""
-    found = tables(folder / "orderings.csv", lambda name: SGD)
     text = ["# The papers' orderings", "", "Made by `python recipes/map_figures.py docs/results`."]
-    for (condition, budget), rows in found.items():
-        first = rows[0].name
-        against = tables(folder / "orderings.csv", lambda name, first=first: first)[condition, budget]
-        text += ["", f"## {condition}, {budget} gradients, against {first}", "", HEAD.replace("SGD's", "the first's")]
-        text += map(line, corrected(against))
+    for (condition, budget), lines in runs(folder / "orderings.csv").items():
+        first = next(iter(lines))
+        text += ["", f"## {condition}, {budget} gradients", "", *head((first,))]
+        text += map(line, corrected(rows_of(lines, (first,))))
     (folder / "orderings.md").write_text("\n".join(text) + "\n", encoding="utf-8")
 
 

@@ -29,7 +29,7 @@ from population import CONDITIONS, Condition, Copies, Population, Run, gradients
 from torch.optim import Optimizer
 
 from lookaround import Lookahead, Lookaround
-from lookaround.averaging import RunningAverage, exponential, tail
+from lookaround.averaging import RunningAverage, exponential, power, tail
 from lookaround.averaging.rules import Rule
 
 BATCH, BRANCHES = 32, 3
@@ -145,6 +145,7 @@ TRAININGS = [
         averages={"ema:schedule=constant": ema, "tail:schedule=constant": half},
         schedule=constant,
     ),
+    Training(averages={"power-ema:schedule=constant": lambda points: power(0.1)}, schedule=constant),
     Training("sgd:schedule=wsd", schedule=cooldown(0.2)),
     Training("sgd:schedule=wsd,cooldown=0.5", schedule=cooldown(0.5)),
     Training(averages={"swa": late}, schedule=late_constant),
