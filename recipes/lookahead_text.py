@@ -15,6 +15,7 @@ import csv
 import math
 import statistics
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -123,7 +124,7 @@ def train(options: argparse.Namespace, data: dict[str, Tensor], seed: int) -> li
     torch.manual_seed(seed)
     model = Transformer(int(data["train"].max()) + 2, options.width)
     optimizer = build(options, model)
-    averages = RunningAverage(model, list(AVERAGES.values()))
+    averages = RunningAverage(model, list(AVERAGES.values()), point=nullcontext)
     peaks = [group["lr"] for group in optimizer.param_groups]
     rows: list[dict[str, object]] = []
     for step, batch in enumerate(batches(data["train"], options.batch, options.steps, seed)):
