@@ -4,7 +4,9 @@ With equal gradients and a round that does not end, each of three branches has t
 whatever that keeps and wherever it keeps it; and so it has to after a checkpoint from the middle of a pass.
 """
 
+import copy
 import io
+import pickle
 from collections import deque
 
 import pytest
@@ -25,6 +27,9 @@ HOLDS_OBJECTS = {f"pytorch_optimizer.{n}" for n in ("adashift", "conda", "scalab
 OF_ITS_OWN_SCHEMA = {"pytorch_optimizer.magma"}
 # What cannot step bfloat16 weights on a CPU, alone: a decomposition there is no kernel of; NaN from the first step.
 NOT_BFLOAT16 = {"pytorch_optimizer.lorarite", "pytorch_optimizer.adai"}
+
+# Which cannot step after a copy, alone: torch's pickling leaves out attributes. Most of pytorch_optimizer's cannot.
+CANNOT_BE_COPIED = {"torch.LBFGS", "timm.adahessian"}
 
 
 @pytest.fixture(autouse=True)
@@ -167,6 +172,40 @@ LOW = [name for name in NAMES if name not in NOT_BFLOAT16 | OF_ITS_OWN_SCHEMA]
 def test_state_of_bfloat16_weights_keeps_its_dtypes_through_a_checkpoint(name):
     """float32 momentum of bfloat16 weights stays float32, in the branch in the model and in those that wait."""
     check_resuming(name, torch.bfloat16, 1, 3)
+
+
+COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda run: pickle.loads(pickle.dumps(run))}
+
+
+def goes_on_alone(name, again, expected):
+    """Whether a copy of the inner optimizer alone, made with its parameters, takes the same steps."""
+    run = Run(name)
+    for step in range(2):
+        run.step(step)
+    try:
+        twin = again(run)
+        return all(same(twin.step(step), expected[step]) for step in range(2, 4))
+    except (AttributeError, KeyError, TypeError, RuntimeError, pickle.PicklingError):
+        return False
+
+
+@pytest.mark.parametrize("way", COPIES)
+@everyone
+def test_three_branches_can_be_copied_where_the_inner_optimizer_can(name, way):
+    """Each is copied as its class copies it: what that leaves out, functions it has compiled say, is left out of all."""
+    expected, _ = alone(name, 4)
+    if not goes_on_alone(name, COPIES[way], expected):
+        assert name in CANNOT_BE_COPIED or name.startswith("pytorch_optimizer.")
+        return
+    run = Run(name, wrap)
+    for step in range(2):
+        for branch in run.optimizer.around():
+            run.step(step)
+            if step == 1 and branch == 1:
+                twin = COPIES[way](run)
+    for step in range(1, 4):
+        for _ in twin.optimizer.around():
+            assert same(twin.step(step), expected[step])
 
 
 @pytest.mark.parametrize("name", sorted(OF_ITS_OWN_SCHEMA & set(EVERYTHING)))
