@@ -51,8 +51,8 @@ def questions() -> Iterator[Question]:
     for mode in MODES:
         ahead = Training(f"lookahead:inner_state={mode}", lookahead(k=5, alpha=0.5, inner_state=mode))
         around = Training(f"lookaround:inner_state={mode}", lookaround(branches=3, k=5, inner_state=mode))
-        yield ahead, Condition("momentum"), BUDGET
-        yield around, Condition("momentum"), BUDGET
+        yield ahead, Condition("momentum of lookahead"), BUDGET
+        yield around, Condition("momentum of lookaround"), BUDGET
 
 
 def main() -> None:
