@@ -48,6 +48,7 @@ def write_map(folder: Path) -> None:
         "",
         "Made by `python recipes/map_figures.py docs/results`; read [results](../results.md) first.",
     ]
+    stands: list[str] = []
     for condition, words in WORDS.items():
         budgets = budgets_of(found, condition)
         if not budgets:  # not measured yet
@@ -55,13 +56,33 @@ def write_map(folder: Path) -> None:
         best = {b: best_schedule(tried, condition, b) for b in budgets}
         rows = corrected([row for b in budgets for row in rows_of(found[condition, b], (SGD, best[b]))])
         split = {b: [rows.pop(0) for _ in found[condition, b]] for b in budgets}
+        stands += [f"| {words} | {b} | {' | '.join(verdicts(split[b]))} |" for b in budgets]
         text += ["", f"## {words}", "", f"![{words}](map-{condition}.png)"]
         for b in budgets:
             order = sorted(split[b], key=lambda row: (row.name != SGD, _place(row.name)))
             text += ["", f"{b} gradients of 32 images; of SGD's schedules held-out images choose {best[b]}:", ""]
             text += [*head((SGD, "that one")), *map(line, order)]
         save(forest(split, words), folder / f"map-{condition}.png")
+    head_of_all = ["", "## What stands after correction", "", *STANDS]
+    text[3:3] = [*head_of_all, *stands]
     (folder / "map.md").write_text("\n".join(text) + "\n", encoding="utf-8")
+
+
+STANDS = (
+    "| condition | gradients | NLL lower than SGD's with a cosine | NLL lower than SGD's, schedule tuned too | higher than that |",
+    "| --- | ---: | --- | --- | --- |",
+)
+
+
+def verdicts(rows: Sequence[Row]) -> list[str]:
+    """The methods whose difference in NLL stands (p < 0.05, Holm's): below SGD, below and above its best schedule."""
+    found = []
+    for baseline, sign in ((0, -1), (1, -1), (1, 1)):
+        known = [(row.name, row.against[baseline]) for row in rows]
+        standing = [(name, one) for name, one in known if one is not None and one.p < 0.05]
+        names = [name for name, one in standing if sign * one.by["nll"].mean > 0]
+        found.append(", ".join(sorted(names, key=_place)) or "none")
+    return found
 
 
 def best_schedule(tried: Sequence[Mapping[str, str]], condition: str, budget: int) -> str:
