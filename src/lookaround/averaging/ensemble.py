@@ -12,6 +12,7 @@ from torch.func import functional_call, stack_module_state
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 
 from lookaround import tensors
+from lookaround.averaging.model_average import Point, at_point, require_point
 from lookaround.averaging.slots import find_slots, require_equal, shapes, unwrap
 from lookaround.averaging.states import require_count, require_keys, require_list, require_number, require_tensors
 
@@ -149,6 +150,9 @@ class SnapshotCollector:
         scheduler: ``torch.optim.lr_scheduler.CosineAnnealingWarmRestarts``, stepped in whole or fractional epochs.
         keep: Keep only the last ``keep`` snapshots; None keeps all.
         offload: Keep the snapshots in host memory.
+        point: Makes a context in which the model holds what to keep, as in
+            :class:`~lookaround.averaging.RunningAverage`: by default the average of the Lookahead or Lookaround that holds the model's
+            parameters, and else the model as it is.
 
     Raises:
         ValueError: ``keep`` is below 1.
@@ -179,7 +183,9 @@ class SnapshotCollector:
         *,
         keep: int | None = None,
         offload: bool = False,
+        point: Point | None = None,
     ) -> None:
+        require_point(point)
         if keep is not None and keep < 1:
             raise ValueError(f"keep must be at least 1 snapshot or None for all, got {keep}")
         if not isinstance(scheduler, CosineAnnealingWarmRestarts):
@@ -189,6 +195,7 @@ class SnapshotCollector:
         self._scheduler = scheduler
         self._keep = keep
         self._offload = offload
+        self._point = point
         self._phase, self._epoch = float(scheduler.T_cur), int(scheduler.last_epoch)
         self._snapshots: list[dict[str, Tensor]] = []
 
@@ -213,7 +220,8 @@ class SnapshotCollector:
     def collect(self) -> None:
         """Keep the model's weights as they are now: for the end of a run whose last cycle no restart follows."""
         values = [s.tensor for s in self._slots]
-        kept = [v.detach().to("cpu", copy=True) for v in values] if self._offload else tensors.clone(values)
+        with at_point(self._point, values):
+            kept = [v.detach().to("cpu", copy=True) for v in values] if self._offload else tensors.clone(values)
         self._snapshots.append({s.name: v for s, v in zip(self._slots, kept, strict=True)})
         if self._keep is not None:
             del self._snapshots[: -self._keep]

@@ -2,14 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from os import PathLike
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lookaround import tensors
+from lookaround import holders, tensors
 from lookaround.averaging.files import save_tensors
 from lookaround.averaging.sharding import copy_across, layout, whole
 from lookaround.averaging.slots import Slot, find_slots, is_main_process, leave_frozen, require_equal, shapes
@@ -19,6 +19,26 @@ from lookaround.buffers import Policy
 
 Point = Callable[[], AbstractContextManager[object]]
 """Makes a context in which the model holds the point to sample: ``optimizer.averaged`` of a Lookahead or Lookaround."""
+
+
+def require_point(point: Point | None) -> None:
+    """Raise TypeError for what does not make a context.
+
+    >>> from contextlib import nullcontext
+    >>> from lookaround.averaging.model_average import require_point
+    >>> require_point(nullcontext)
+    """
+    if point is not None and (not callable(point) or isinstance(point, AbstractContextManager)):
+        raise TypeError(f"point must make a context manager: pass optimizer.averaged, not called; got {point!r}")
+
+
+def at_point(point: Point | None, sampled: list[Tensor]) -> AbstractContextManager[object]:
+    """A context in which the tensors to be sampled hold the point; by default the average of the wrapper that holds them.
+
+    Raises:
+        ValueError: See :func:`lookaround.holders.averaged`.
+    """
+    return holders.averaged(sampled) if point is None else point()
 
 
 class ModelAverage(ABC):
@@ -34,13 +54,12 @@ class ModelAverage(ABC):
         buffers: Mapping[str, Policy] | None = None,
         offload: bool = False,
         average_frozen: bool = False,
-        point: Point = nullcontext,
+        point: Point | None = None,
     ) -> None:
-        if not callable(point) or isinstance(point, AbstractContextManager):
-            raise TypeError(f"point must make a context manager: pass optimizer.averaged, not called; got {point!r}")
+        require_point(point)
         self._model = model
         self._offload = offload
-        self._at_point = point
+        self._point = point
         slots = find_slots(model, buffers)
         refuse_unaveraged(slots)
         if offload and any(hasattr(s.tensor, "to_local") for s in slots):
@@ -88,6 +107,32 @@ class ModelAverage(ABC):
         self._check_model()
         self._keep_reestimated()
         return self._slots + self._left_slots, self._values(which) + self._live(self._left_slots)
+
+    @contextmanager
+    def _at_point(self) -> Iterator[list[Tensor]]:
+        """What is averaged, with the point in it."""
+        sources = self._sources()
+        with at_point(self._point, sources):
+            yield (
+                sources if self._point is None else self._sources()
+            )  # a context of the user's may put other tensors there
+
+    def write_back(self, restart: Callable[[], object] | None = None, which: int = 0) -> None:
+        """Write the average into the model for a training to go on from it.
+
+        Args:
+            restart: Called then, for an optimizer that keeps weights of its own: by default ``restart()`` of the Lookahead or Lookaround
+                that holds the model's parameters.
+            which: The number of the average.
+
+        Raises:
+            ValueError: Called inside :meth:`averaged`, or there is no point in the average yet. Nothing is written then.
+        """
+        self.copy_to(self._model, which)
+        if restart is None:
+            holders.restart(self._sources())
+        else:
+            restart()
 
     def _sources(self) -> list[Tensor]:
         return self._live(self._averaged_slots)

@@ -1,7 +1,6 @@
 """Running averages of a model's weights: uniform, exponential, tail, and several of them from one pass."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -69,9 +68,10 @@ class RunningAverage(ModelAverage):
     :func:`~lookaround.averaging.update_norm_stats` inside :meth:`averaged`, where they become this average's until its next
     point, or on the model that :meth:`copy_to` has written.
 
-    Beside a :class:`~lookaround.Lookaround` the model holds one branch, after ``around()`` too: pass
-    ``point=optimizer.averaged`` to sample the average of the branches instead. It is called at every update and costs what
-    evaluating the average costs, so update once a round or more rarely.
+    Beside a :class:`~lookaround.Lookaround` or :class:`~lookaround.Lookahead` the model holds, in the middle of a round, a branch:
+    then the average is sampled, as its ``averaged()`` shows it. That costs what evaluating the average costs; right after an average
+    step it costs nothing, so update once a round. ``point=contextlib.nullcontext`` samples what is in the model. A wrapper that
+    no longer trains, and was left in the middle of a round, counts as long as it is there: end its round with ``average()``.
 
     Args:
         model: The model, wrapped (DDP, ``torch.compile``), sharded by ``fully_shard`` (FSDP2), or not. It is not copied.
@@ -80,8 +80,9 @@ class RunningAverage(ModelAverage):
         rule: :func:`uniform`, :func:`exponential`, :func:`tail`, :func:`lawa`, :func:`power` or :func:`emulated_decay`, or
             several of them: all averages are then updated in one pass over the weights, and ``which`` chooses among them
             everywhere.
-        point: Makes a context in which the model holds the point to sample: ``optimizer.averaged`` beside Lookahead or
-            Lookaround. By default the model as it is.
+        point: Makes a context in which the model holds the point to sample. By default that is the average of the Lookahead or
+            Lookaround that holds the model's parameters, and else the model as it is. Where its branches are spread over processes,
+            it has to be given: ``optimizer.averaged``, which every process calls.
         buffers: Other policies for buffers: shell patterns of own names with ``"average"`` or ``"copy"``.
         average_frozen: Average parameters that require no gradient, too.
         offload: Keep the averages in host memory, pinned where there is CUDA.
@@ -113,7 +114,7 @@ class RunningAverage(ModelAverage):
         model: nn.Module,
         rule: Rule | Sequence[Rule],
         *,
-        point: Point = nullcontext,
+        point: Point | None = None,
         buffers: Mapping[str, Policy] | None = None,
         average_frozen: bool = False,
         offload: bool = False,
@@ -150,12 +151,12 @@ class RunningAverage(ModelAverage):
 
         Raises:
             ValueError: Called inside :meth:`averaged`; or the model is no longer made as it was at construction (a tensor is
-                new, gone, of another shape, no longer tied or can be trained now). Nothing is changed then.
+                new, gone, of another shape, no longer tied or can be trained now); or ``point`` has to be given. Nothing is
+                changed then.
         """
         self._forbid_inside("update()")
         self._check_model()
-        with self._at_point():
-            sources = self._sources()
+        with self._at_point() as sources:
             for track in self._tracks:
                 if not track.means:
                     track.means = [self._store(sources) for _ in track.lengths]

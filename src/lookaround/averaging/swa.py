@@ -1,7 +1,6 @@
 """Stochastic weight averaging as a procedure over any inner loop: SWA, and its folds (DSWA, TSWA, n-fold SWA)."""
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from typing import Any
 
 from torch import nn
@@ -31,13 +30,13 @@ class FoldedSWA:
         iterations: All iterations n of the procedure, over all folds; a multiple of ``folds``.
         cycle: The cycle length c, at most ``iterations / folds``.
         folds: How many SWA runs follow one another.
-        point: A context manager in which the model holds the point to sample: ``optimizer.averaged`` for SWA inside a
-            Lookahead or Lookaround run, where it is the average and not the branch the model holds. By default the
-            model as it is.
-        restart: Called after the average was written into the model, for an inner optimizer that keeps weights of its
-            own and must take the new ones over: ``optimizer.restart`` inside a Lookahead or Lookaround run. To re-estimate
-            norm statistics at a fold's end there, do that first, in the same function: a Lookaround with ``model=``
-            gives the model's buffers to all branches.
+        point: Makes a context in which the model holds the point to sample, as in
+            :class:`~lookaround.averaging.RunningAverage`: by default the average and not the branch that the model holds inside a
+            Lookahead or Lookaround run.
+        restart: Called after the average was written into the model, for an optimizer that keeps weights of its own and must
+            take the new ones over: by default ``restart()`` of the Lookahead or Lookaround that holds them. To re-estimate norm
+            statistics at a fold's end there, pass a function that does that first and then calls ``optimizer.restart()``: a
+            Lookaround with ``model=`` gives the model's buffers to all branches.
         buffers: Policies for buffers, as in :class:`~lookaround.averaging.RunningAverage`.
         average_frozen: Average parameters that require no gradient, too.
         offload: Keep the average in host memory.
@@ -65,7 +64,7 @@ class FoldedSWA:
         iterations: int,
         cycle: int,
         folds: int = 1,
-        point: Point = nullcontext,
+        point: Point | None = None,
         restart: Callable[[], object] | None = None,
         buffers: Mapping[str, Policy] | None = None,
         average_frozen: bool = False,
@@ -123,9 +122,7 @@ class FoldedSWA:
         if within % self.cycle == 0:
             self._average.update()
         if within == length:
-            self._average.copy_to(self._average.model)
-            if self._restart is not None:
-                self._restart()
+            self._average.write_back(self._restart)
         return within == length
 
     def state_dict(self) -> dict[str, Any]:

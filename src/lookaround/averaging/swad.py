@@ -3,7 +3,6 @@
 import math
 import warnings
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,7 +116,7 @@ class SWAD(ModelAverage):
         converge: int = 3,
         tolerance: int = 6,
         rate: float = 1.3,
-        point: Point = nullcontext,
+        point: Point | None = None,
         buffers: Mapping[str, Policy] | None = None,
         average_frozen: bool = False,
         offload: bool = False,
@@ -176,8 +175,7 @@ class SWAD(ModelAverage):
         if self._closed:
             return
         self._check_model()
-        with self._at_point():
-            sources = self._sources()
+        with self._at_point() as sources:
             if not self._current.mean:
                 self._current.mean = self._store(sources)
             self._current.points += 1

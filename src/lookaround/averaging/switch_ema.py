@@ -1,7 +1,6 @@
 """Switch EMA: an exponential average that the training goes on from, once an epoch."""
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from typing import Any
 
 from torch import nn
@@ -26,10 +25,11 @@ class SwitchEMA:
         model: The model, wrapped or not.
         every: The steps between two switches, at least 1: the length of an epoch, ``len(loader)``.
         rule: How the points are weighted; ``exponential(0.999)`` by default, as in the paper.
-        point: A context manager in which the model holds the point to sample: ``optimizer.averaged`` inside a Lookahead or
-            Lookaround run. By default the model as it is.
-        restart: Called after the average was written into the model, for an inner optimizer that keeps weights of its
-            own and must take the new ones over: ``optimizer.restart`` inside a Lookahead or Lookaround run.
+        point: Makes a context in which the model holds the point to sample, as in
+            :class:`~lookaround.averaging.RunningAverage`: by default the average and not the branch that the model holds inside a
+            Lookahead or Lookaround run.
+        restart: Called after the average was written into the model, for an optimizer that keeps weights of its own and must
+            take the new ones over: by default ``restart()`` of the Lookahead or Lookaround that holds them.
         buffers: Policies for buffers, as in :class:`~lookaround.averaging.RunningAverage`.
         average_frozen: Average parameters that require no gradient, too.
         offload: Keep the average in host memory.
@@ -61,7 +61,7 @@ class SwitchEMA:
         *,
         every: int,
         rule: Rule | None = None,
-        point: Point = nullcontext,
+        point: Point | None = None,
         restart: Callable[[], object] | None = None,
         buffers: Mapping[str, Policy] | None = None,
         average_frozen: bool = False,
@@ -98,9 +98,7 @@ class SwitchEMA:
         self._average.update()
         if self._average.count % self.every:
             return False
-        self._average.copy_to(self._average.model)
-        if self._restart is not None:
-            self._restart()
+        self._average.write_back(self._restart)
         return True
 
     def state_dict(self) -> dict[str, Any]:

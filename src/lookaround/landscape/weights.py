@@ -43,18 +43,45 @@ def flatten(weights: Weights) -> Tensor:
         >>> flatten([torch.zeros(2), torch.ones(1)])
         tensor([0., 0., 1.])
 
+    Raises:
+        ValueError: there are none, or they are sharded over processes.
+
     Source: the order of `torch.nn.utils.parameters_to_vector`.
     """
     if isinstance(weights, nn.Module):
+        refuse_shards(weights)
         weights = list(weights.parameters())
     if isinstance(weights, Tensor):
+        _refuse_shard(weights, "the vector")
         return local(weights).reshape(-1).to(wide_dtype(weights.dtype))
+    for index, weight in enumerate(weights):
+        _refuse_shard(weight, f"tensor {index}")
     parts = [local(w) for w in weights]
     if not parts:
         raise ValueError(
             "there are no weights to flatten; pass a model with parameters, or a non-empty list of tensors"
         )
     return torch.cat([p.reshape(-1).to(wide_dtype(p.dtype)) for p in parts])
+
+
+def refuse_shards(model: nn.Module) -> None:
+    """Raise for a model of which each process holds a part: a point of weight space would be another one on each.
+
+    Raises:
+        ValueError: naming the first parameter that is sharded.
+    """
+    for name, parameter in model.named_parameters():
+        _refuse_shard(parameter, name)
+
+
+def _refuse_shard(weight: Tensor, name: str) -> None:
+    mesh = getattr(weight, "device_mesh", None)
+    if mesh is not None and mesh.size() > 1:
+        raise ValueError(
+            f"{name} is sharded over {mesh.size()} processes, and a weight vector here is whole: gather the weights with "
+            "torch.distributed.checkpoint.state_dict.get_model_state_dict(model, options=StateDictOptions(full_state_dict=True)) "
+            "and load them into a model that is not sharded"
+        )
 
 
 def flatten_state(model: nn.Module, state: Mapping[str, Tensor]) -> Tensor:

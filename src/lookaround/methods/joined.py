@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,7 +44,11 @@ class AveragedMembers(MemberEnsemble):
         self.rate = settings.swa_lr
         self.start, _, self.cycle = late_part(setup, settings)
         buffers = buffer_policy(setup)
-        self.averages = [RunningAverage(setup.model, uniform(), buffers=buffers) for _ in range(self.forward_passes)]
+        # Each member has an average of its own: what is in the model in its turn is sampled.
+        self.averages = [
+            RunningAverage(setup.model, uniform(), buffers=buffers, point=nullcontext)
+            for _ in range(self.forward_passes)
+        ]
 
     def learning_rate_factor(self, position: int) -> float:
         return self.rate if position >= self.start else super().learning_rate_factor(position)

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from typing import Any, ClassVar, TypeVar, overload
 from weakref import ref
@@ -12,6 +13,7 @@ from torch import nn
 from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
+from lookaround.holders import hold
 from lookaround.optim import momentum
 from lookaround.optim.average import Alone, Rows
 from lookaround.optim.branches import Branches
@@ -85,6 +87,7 @@ class Rounds(Saved):
             inner, {**first, "branches": branches, "start": start, **_fresh((rows or Alone(1)).local.start)}
         )
         self._run = self._begin(inside, rows or Alone(branches), inner_state, model, offload, moves)
+        hold(self, inside)
 
     def _begin(
         self,
@@ -96,23 +99,18 @@ class Rounds(Saved):
         outer: Outer | None,
     ) -> Run:
         branches = Branches(inside, self.name, rows.local, model, offload)
-        common = Common(branches, rows, inner_state, outer, self._sets_inside, self._checks_finite)
+        common = Common(
+            branches, rows, inner_state, outer, partial(_sets_inside, inside, branches), self._checks_finite
+        )
         own = Own(self.name, branches, common, plain=not isinstance(inside[0], Wrapper))
         for key, value in outer.settings().items() if outer else ():
             self._set(f"outer.{key}", value)
-        return Run(branches, common, own, Replay(self._key("replay"), self._is_common), Place(branch=rows.local.start))
-
-    def _sets_inside(self, branch: int) -> dict[str, tuple[Kept, ...]]:
-        """What wrappers inside this one keep in sets, as a branch has it."""
-        inside = [(place, o) for place, o in enumerate(chain(self.inner)) if isinstance(o, Rounds)]
-        return {o.name: self._run.branches.attribute(branch, place, "_run").branches.kept for place, o in inside}
-
-    def _is_common(self, group: Group, key: str) -> bool:
-        """Whether a setting is one that users and schedulers write."""
-        return (
-            key not in ("params", "param_names")
-            and not self._owns_setting(key)
-            and self._key(f"inner.0.{key}") not in group
+        return Run(
+            branches,
+            common,
+            own,
+            Replay(self._key("replay"), partial(_is_common, self.name)),
+            Place(branch=rows.local.start),
         )
 
     @property
@@ -636,6 +634,21 @@ class Rounds(Saved):
         if self._alpha is not None:
             fresh[self._key("alpha")] = evaluate_alpha(self._alpha, 0)
         return fresh
+
+
+# Functions and not methods: a wrapper that its own parts hold would outlive its last user, until the next collection of cycles.
+
+
+def _sets_inside(inside: list[Optimizer], branches: Branches, branch: int) -> dict[str, tuple[Kept, ...]]:
+    """What wrappers inside this one keep in sets, as a branch has it."""
+    rounds = [(place, o) for place, o in enumerate(inside) if isinstance(o, Rounds)]
+    return {o.name: branches.attribute(branch, place, "_run").branches.kept for place, o in rounds}
+
+
+def _is_common(name: str, group: Group, key: str) -> bool:
+    """Whether a setting is one that users and schedulers write."""
+    own = key.startswith(f"{name}_")
+    return key not in ("params", "param_names") and not own and f"{name}_inner.0.{key}" not in group
 
 
 def _fresh(branch: int = 0) -> Group:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from lookaround.holders import hold
 from lookaround.optim.branches import Branches
 from lookaround.optim.cadence import Place
 from lookaround.optim.common import Common
@@ -76,6 +77,25 @@ class Saved(Wrapper):
     @state.setter
     def state(self, state: Any) -> None:
         self.inner.state = state
+
+    @property
+    def apart(self) -> bool:
+        """Whether the model may hold something else than the average: a branch, in the middle of a round."""
+        return not self._shows and not self._run.place.at_start(self._run.branches.local)
+
+    @property
+    def spread(self) -> bool:
+        """Whether all processes have to enter `averaged` for it to show the average."""
+        return not self._shows and len(self._run.branches.local) < self._get("branches")
+
+    @property
+    def shared(self) -> object:
+        """What copies and proxies of this wrapper have in common with it."""
+        return self._run
+
+    @property
+    def _shows(self) -> bool:
+        return self._run.evaluating or self._run.shown > 0
 
     def _at(self, place: Place) -> None:
         """Note where we are, in the groups too."""
@@ -171,7 +191,7 @@ class Saved(Wrapper):
         run.common.own = {}
         if whole:
             self._load_idle(state_dict, own)
-        self._load_inner({**state_dict, "state": theirs})
+        self._load_inner({**state_dict, "state": self._with_notes(theirs, own)})
         self._complete_groups(fresh, known=groups[0].get(self._key("branches")) is not None)
         run.branches.own_values.note(self.param_groups)
         params = dict(zip((i for group in groups for i in group["params"]), self.params(), strict=True))
@@ -183,6 +203,11 @@ class Saved(Wrapper):
         run.place = Place(*(self._get(counter) for counter in COUNTERS))
         run.walk, run.left, run.created, run.evaluating, run.stale, run.at = None, False, False, False, None, None
         run.resumed = run.place.taken > 0
+
+    def _with_notes(self, theirs: Group, own: Mapping[Any, Group]) -> Group:
+        """The entries of the inner optimizer in the model, with the notes of dtypes that are for it."""
+        notes = {i: {f"{self.name}.dtype": entry["dtype"]} for i, entry in own.items() if "dtype" in entry}
+        return theirs | {i: {**theirs[i], **note} for i, note in notes.items() if i in theirs}
 
     def _load_idle(self, state_dict: Group, own: Mapping[Any, Group]) -> None:
         """Each waiting branch is put in place, and loads its own state dict there."""
@@ -215,6 +240,7 @@ class Saved(Wrapper):
 
     def __setstate__(self, state: Group) -> None:
         super().__setstate__(state)
+        hold(self, chain(self.inner))
         run = self._run
         run.walk, run.shown, run.left, run.at, run.stale = None, 0, run.left, None, None
         self._restore_training()
@@ -226,6 +252,12 @@ class Saved(Wrapper):
             copy_([live for live, _ in pairs], [value for _, value in pairs])
             kept.drop(TRAINING)
         self._run.evaluating = False
+
+    def __copy__(self) -> "Saved":
+        twin = super().__copy__()
+        assert isinstance(twin, Saved)
+        hold(twin)
+        return twin
 
     def __getstate__(self) -> Group:
         return {**super().__getstate__(), "_run": replace(self._run, walk=None, stale=None)}

@@ -135,6 +135,19 @@ def test_a_file_cut_short_anywhere(tmp_path, kind):
         assert str(tmp_path) in str(caught.value)
 
 
+def test_an_old_file_that_ends_in_the_count_of_an_empty_storage(tmp_path):
+    """Which storage comes last hangs on addresses in memory; here there is one alone."""
+    file = tmp_path / "m"
+    torch.save({"none": torch.zeros(0, 2)}, file, _use_new_zipfile_serialization=False)
+    whole = file.read_bytes()
+    assert uniform_soup([file])["none"].shape == (0, 2)
+    for length in range(len(whole)):
+        file.write_bytes(whole[:length])
+        with pytest.raises((ValueError, TypeError)) as caught:
+            uniform_soup([file])
+        assert str(file) in str(caught.value)
+
+
 def header(text, data=b"\x00" * 8):
     raw = text if isinstance(text, bytes) else text.encode()
     return len(raw).to_bytes(8, "little") + raw + data

@@ -142,11 +142,19 @@ def _storages(file: BinaryIO, keys: list[str], storages: Mapping[str, Storage], 
     for key in keys:
         if key not in storages:
             raise ValueError(f"nothing says how large storage {key} is")
-        count, here = int.from_bytes(file.read(8), "little"), file.tell()
+        count, here = _count(file), file.tell()
         if count != storages[key].count:
             raise ValueError(f"storage {key} has {count:,} elements, which its tensors do not have")
         yield key, here
         file.seek(min(here + count * storages[key].dtype.itemsize, size))
+
+
+def _count(file: BinaryIO) -> int:
+    """How many elements a storage has. None of them are no reason to go without the count: the file may end here."""
+    read = file.read(8)
+    if len(read) < 8:
+        raise ValueError("it is cut short")
+    return int.from_bytes(read, "little")
 
 
 def _listed(keys: Any) -> list[Any]:
