@@ -6,12 +6,15 @@ already are not computed again, so a list of calls can be cut short and repeated
 
     python recipes/lookahead_text.py multi30k --out docs/results/text.csv --method lookahead --lr 0.01 --seeds 100 101 102
 
-Rates are chosen by the loss on ``val``; what is reported is the loss on ``test``, with seeds that chose nothing.
+Rates are chosen by the loss on ``val``; what is reported is the loss on ``test``, with seeds that chose nothing. ``--report`` prints
+the table of those, as far as the file holds them: every setting against the first, paired by seed.
 """
 
 import argparse
 import csv
 import math
+import statistics
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from torch.nn import functional as F
 
 from lookaround import Lookahead, Lookaround
 from lookaround.averaging import RunningAverage, exponential, tail
+from lookaround.experiment.compare import paired_difference
 
 LENGTH = 64
 FIELDS = ["method", "width", "batch", "steps", "lr", "beta1", "schedule", "seed", "weights", "step", "valid", "test"]
@@ -164,7 +168,7 @@ def measure(model, optimizer, averages, data, step: int, last: bool) -> list[dic
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("root", type=Path, help="folder with train.en, val.en, test_2016_flickr.en")
+    parser.add_argument("root", type=Path, nargs="?", help="folder with train.en, val.en, test_2016_flickr.en")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
         "--method", default="adamw", help="adamw, lookahead:k=5:alpha=0.8, snoo:k=20, lookaround:branches=3:k=5"
@@ -176,12 +180,49 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--report", action="store_true", help="train nothing; print the table of seeds from 100 on")
     options = parser.parse_args()
+    if options.report:
+        print("\n".join(report(options.out)))
+        return
     data = read(options.root)
     for seed in options.seeds:
         own = {name: str(getattr(options, name)) for name in FIELDS[:7]} | {"seed": str(seed)}
         if not done(options.out, own):
             append(options.out, [{**own, **row} for row in train(options, data, seed)])
+
+
+def report(path: Path) -> Iterator[str]:
+    """Lines of Markdown: mean test loss at the end by setting and budget, and the difference to the first of the budget."""
+    yield "| steps | method, rate, β₁ | seeds | test loss | minus the first's, paired, 95 % | p | lower on |"
+    yield "| ---: | --- | ---: | ---: | ---: | ---: | ---: |"
+    found: dict[str, dict[str, dict[int, float]]] = {}
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["test"] and row["weights"] == "end" and int(row["seed"]) >= 100:
+                name = f"{row['method']}, {row['lr']}, {row['beta1']}"
+                found.setdefault(row["steps"], {}).setdefault(name, {})[int(row["seed"])] = float(row["test"])
+    for steps, settings in sorted(found.items(), key=lambda item: int(item[0])):
+        first = next(iter(settings.values()))
+        for name, losses in settings.items():
+            yield f"| {steps} | {name} | {len(losses)} | {spread(losses)} | {against(losses, first)} |"
+
+
+def spread(losses: Mapping[int, float]) -> str:
+    """Mean and, of several, standard deviation."""
+    mean = f"{statistics.fmean(losses.values()):.4f}"
+    return f"{mean} ± {statistics.stdev(losses.values()):.4f}" if len(losses) > 1 else mean
+
+
+def against(losses: Mapping[int, float], first: Mapping[int, float]) -> str:
+    """The paired difference with its interval, p value and signs, as cells; empty for the first itself."""
+    if losses is first or not losses.keys() & first.keys():
+        return " | | "
+    found = paired_difference(losses, first)
+    if found.interval is None or found.p is None:
+        return f"{found.mean:+.4f} | | {found.below} of {len(found.seeds)}"
+    half = found.interval[1] - found.mean
+    return f"{found.mean:+.4f} ± {half:.4f} | {found.p:.3f} | {found.below} of {len(found.seeds)}"
 
 
 def done(path: Path, own: dict[str, str]) -> bool:

@@ -4,6 +4,7 @@ import pytest
 
 from lookaround.cli import main
 from lookaround.methods import METHODS
+from lookaround.methods.presets import PRESETS
 
 
 def test_status_says_how_far_every_run_is_and_changes_nothing(tmp_path, capsys):
@@ -48,6 +49,18 @@ def test_methods_are_listed_with_their_settings_in_80_columns(capsys):
         "a whole number or epoch, at least 1 (5); inner steps",
     ):
         assert part in shown
+
+
+def test_presets_are_listed_with_their_settings_and_what_was_measured(capsys):
+    assert main(["methods"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for name, preset in PRESETS.items():
+        assert f"{name}: {preset.summary} is {preset.method} measured {preset.evidence}" in shown
+
+
+def test_a_preset_is_listed_as_the_method_that_it_is(capsys):
+    assert main(["methods", "anytime"]) == 0
+    assert capsys.readouterr().out.startswith("power-ema:width=0.1,schedule=constant: moving average")
 
 
 def test_one_method_is_listed_with_its_inner_optimizers_settings(capsys):

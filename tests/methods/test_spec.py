@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lookaround.methods import METHODS, Spec, find
+from lookaround.methods.presets import PRESETS
 from lookaround.methods.values import read, write
 from lookaround.tasks.base import Defaults
 
@@ -21,6 +22,8 @@ DEFAULTS = Defaults("sgd", 64, {"sgd": {"lr": 0.1, "momentum": 0.9}, "adamw": {"
         ("adamw:betas=0.90/0.95", "adamw:betas=0.9/0.95", "adamw,betas=0.9_0.95"),
         ("lookahead:inner=rmsprop,inner.alpha=0.9", "lookahead:inner.alpha=0.9,inner=rmsprop", None),
         ("sgd:inner.momentum=0.5", "sgd:momentum=0.5", None),
+        ("anytime", "power-ema:width=0.1,schedule=constant", None),
+        ("anytime:lr=0.2,width=0.05", "power-ema:width=0.05,lr=0.2,schedule=constant", None),
     ],
 )
 def test_a_label_is_the_method_as_one_would_write_it(text, label, slug):
@@ -28,6 +31,15 @@ def test_a_label_is_the_method_as_one_would_write_it(text, label, slug):
     assert spec.label == label
     assert Spec.parse(label) == spec
     assert slug is None or spec.slug == slug
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_a_method_under_a_name_that_no_method_has(name):
+    preset = PRESETS[name]
+    assert name not in METHODS
+    assert Spec.parse(name) == Spec.parse(preset.method)
+    assert Spec.parse(name).label == preset.method
+    assert "docs/results" in preset.evidence
 
 
 def test_long_labels_have_short_folders_of_their_own():
@@ -39,6 +51,8 @@ def test_long_labels_have_short_folders_of_their_own():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("anytime:k=3", "power-ema has no setting 'k'; it has"),
+        ("lookahead+anytime", "unknown method 'anytime'"),
         ("adan", "unknown method 'adan'; choose from sgd, adamw, muon,"),
         ("", "unknown method ''"),
         ("sgd:k=3", "sgd has no setting 'k'; it has lr, momentum, dampening, weight_decay, nesterov, batch, schedule,"),

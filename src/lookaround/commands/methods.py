@@ -12,6 +12,7 @@ import tyro
 from lookaround.commands.parsing import parse, usage_errors
 from lookaround.methods import METHODS, Spec
 from lookaround.methods.optimizers import OPTIMIZERS
+from lookaround.methods.presets import PRESETS
 from lookaround.methods.registry import AVERAGES, ROUNDS, STEPS
 from lookaround.methods.settings import Field, Settings, Wrapping, settings_of
 from lookaround.methods.values import write
@@ -59,6 +60,11 @@ def _all() -> Iterable[str]:
         for name, entry in table.items():
             yield from _headed(name, entry.summary)
             yield from _listed(_own(entry.settings))
+    yield "\nPRESET, the name of a method with settings; more settings may follow it"
+    for name, preset in PRESETS.items():
+        yield from _headed(name, preset.summary)
+        yield from _indented(preset.method, f"  {'is':<14} ")
+        yield from _indented(preset.evidence, f"  {'measured':<14} ")
     yield "\nOPTIMIZER, alone and as inner="
     for name in OPTIMIZERS:
         yield from _indented(

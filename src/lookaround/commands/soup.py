@@ -225,10 +225,10 @@ def _left_out(plan: Plan, trained_on: int) -> tuple[Images, Tensor]:
     everything = replace(plan, config=replace(vision(plan), train_images=None), budget=Budget(), methods=(Spec("sgd"),))
     task = prepare(everything).task
     assert isinstance(task, VisionTask)
-    left = class_order(task.data.train_labels, SUBSET_SEED, proportional=False)[trained_on:].sort().values
+    left = class_order(task.clean.train_labels, SUBSET_SEED, proportional=False)[trained_on:].sort().values
     if not len(left):
         raise UsageError("the models were trained on every training image; choose on --split test")
-    return select(task.data.train_images, left), task.data.train_labels[left]
+    return select(task.clean.train_images, left), task.clean.train_labels[left]
 
 
 def _accuracy(

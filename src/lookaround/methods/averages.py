@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -105,6 +105,7 @@ class Averaged(Method):
         self.average: RunningAverage | SWAD = average
         self.every = every or 1
         self.each_step = every is None and steps_are_points(inner)
+        self.spread = inner.spread
         if self.each_step:
             assert isinstance(inner, Trajectory)
             inner.after_step = average.update
@@ -144,6 +145,12 @@ class Averaged(Method):
 
     def state_dict(self) -> dict[str, Any]:
         return {"inner": self.inner.state_dict(), "average": self.average.state_dict()}
+
+    def part_state_dict(self) -> dict[str, Any]:
+        return {"inner": self.inner.part_state_dict(), "average": self.average.state_dict()}
+
+    def whole_state_dict(self, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        return {**parts[0], "inner": self.inner.whole_state_dict([part["inner"] for part in parts])}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.inner.load_state_dict(state["inner"])

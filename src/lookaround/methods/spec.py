@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from lookaround.methods.optimizers import arguments
+from lookaround.methods.presets import PRESETS
 from lookaround.methods.registry import Entry, find
 from lookaround.methods.settings import Field, settings_of
 from lookaround.methods.values import describe, read, write
@@ -69,13 +70,18 @@ class Spec:
 
     @classmethod
     def parse(cls, text: str) -> Spec:
-        """Reads ``NAME`` or ``NAME:setting=value,…``.
+        """Reads ``NAME`` or ``NAME:setting=value,…``; a preset's name stands for its method and settings.
 
         Raises:
             ValueError: for an unknown method, a setting that it does not have, or a value that the setting does not take.
+
+        Example:
+            >>> from lookaround.methods import Spec
+            >>> Spec.parse("anytime:lr=0.2").label
+            'power-ema:width=0.1,lr=0.2,schedule=constant'
         """
         name, colon, rest = text.partition(":")
-        spec = cls(name)
+        spec = cls.parse(PRESETS[name].method) if name in PRESETS else cls(name)
         return spec.with_settings(assignments(rest, text) if colon else {})
 
     def with_settings(self, chosen: Mapping[str, str]) -> Spec:

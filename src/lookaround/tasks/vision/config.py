@@ -60,6 +60,9 @@ class VisionConfig:
     """Before its augmentation, pad every image by this many pixels and crop it back at random. 0: no crop."""
     label_smoothing: float = 0.0
     """Share of the target spread evenly over all classes in the training loss."""
+    label_noise: float = 0.0
+    """Share of the images trained on whose labels are replaced by ones drawn from all classes, the same whatever the run's seed.
+    Held-out and test labels stay right."""
     channels_last: bool = False
     """Keep weights and images in the channels-last memory format."""
     stream: bool = field(default=False, metadata={"affects": False})
@@ -106,6 +109,7 @@ _RANGES = {
     "branches": (1, None),
     "crop_padding": (0, None),
     "label_smoothing": (0, 1),
+    "label_noise": (0, 1),
     "workers": (0, None),
     "eval_batch_size": (1, None),
 }

@@ -24,6 +24,7 @@ from lookaround.tasks.vision.presets import defaults
 # Which images make a subset, or are held out, does not change with a run's seed: all runs train and test on the same ones.
 SUBSET_SEED = 0
 _HOLD_OUT_SEED = 0
+_NOISE_SEED = 0
 _TOP5 = Metric("top5", "top-5 %", lower=False)
 _METRICS = (
     Metric("top1", "top-1 %", lower=False),
@@ -32,7 +33,10 @@ _METRICS = (
     Metric("ece", "ECE %", lower=True),
 )
 # What decides the arithmetic of a run but not what its numbers mean, or where things lie.
-_NOT_IDENTITY = ("root", "channels_last", "eval_batch_size", "train_images", "test_images", "stream", "workers")
+_NOT_IDENTITY = (
+    *("root", "channels_last", "eval_batch_size", "stream", "workers"),
+    *("train_images", "test_images", "label_noise"),  # the digest of images and labels tells them apart
+)
 
 
 class VisionTask(Task):
@@ -56,7 +60,9 @@ class VisionTask(Task):
         start: Start | None = None,
     ) -> None:
         branch_augmentations(config, config.branches)
-        self.config, self.data, self.held_out, self.start = config, data, held_out, start
+        self.config, self.held_out, self.start = config, held_out, start
+        # Noise comes last, after images are held out, whose labels are right.
+        self.clean, self.data = data, data.with_noise(config.label_noise, _NOISE_SEED)
         self.name = data.name
         self.branches = config.branches
         self.device = data.train_images.device
@@ -141,7 +147,7 @@ class VisionTask(Task):
         return self.held_out
 
     def holding_out(self, fraction: float) -> VisionTask:
-        rest, images, labels = self.data.hold_out(fraction, _HOLD_OUT_SEED)
+        rest, images, labels = self.clean.hold_out(fraction, _HOLD_OUT_SEED)
         return VisionTask(self.config, rest, (images, labels), self.start)
 
     def save(self, path: Path, model: nn.Module, notes: Mapping[str, str]) -> None:

@@ -133,6 +133,18 @@ class ImageData:
         mean, std = _statistics(rest.train_images)
         return replace(rest, mean=mean, std=std), select(self.train_images, held), self.train_labels[held]
 
+    def with_noise(self, share: float, seed: int) -> ImageData:
+        """With the labels of a share of the training images drawn anew from all classes, so that some stay right by chance.
+
+        Args:
+            share: from 0 (none) to 1, rounded to a count of images.
+            seed: of which images, and of their labels. A larger share contains the smaller one's images.
+        """
+        labels, generator = self.train_labels, torch.Generator().manual_seed(seed)
+        drawn = torch.randint(len(self.classes), labels.shape, generator=generator).to(labels.device)
+        chosen = torch.randperm(len(labels), generator=generator)[: round(share * len(labels))].to(labels.device)
+        return replace(self, train_labels=labels.index_copy(0, chosen, drawn[chosen]))
+
     def to(self, device: torch.device | str) -> ImageData:
         """The same data with its tensors on a device, and its images arriving there."""
         parts = ("train_images", "train_labels", "test_images", "test_labels")
