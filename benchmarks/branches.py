@@ -8,6 +8,7 @@ import json
 import sys
 from contextlib import AbstractContextManager
 
+from benchmarks.branches_worker import FITTED
 from benchmarks.harness import machine
 from benchmarks.network import Host, hosts_with_a_link, missing, one_host, start_on
 
@@ -26,23 +27,40 @@ def run(hosts: list[Host], size: str, ks: tuple[int, ...], repeats: int) -> dict
     return answer
 
 
-def formula(numbers: int, k: int, rows: int, alone: float, megabits: float) -> float:
-    """Seconds a step: what a step alone takes, and a k-th of the time that 2 (R - 1) / R numbers for each of the model's need."""
-    return alone + numbers * 4 * 2 * (rows - 1) / rows / (megabits * 1e6 / 8) / k
+def constants(results: dict[str, dict[str, float]]) -> tuple[float, float]:
+    """a and b of an average's time, a + b N, from those of two vectors that no model here is as long as."""
+    (short, quick), (long, slow) = ((numbers, results.pop(f"average of {numbers}")["seconds"]) for numbers in FITTED)
+    each = (slow - quick) / (long - short)
+    return quick - each * short, each
+
+
+def formula(alone: float, average: tuple[float, float], numbers: int, k: int) -> float:
+    """Seconds a step: what a step alone takes, and a k-th of an average."""
+    return alone + (average[0] + average[1] * numbers) / k
+
+
+def physics(numbers: int, megabits: float) -> float:
+    """Seconds that an average's numbers take on a full link at least: as many as the model's, in Ethernet frames, sent by either of two."""
+    return numbers * 4 * (1514 / 1448) / (megabits * 1e6 / 8)
 
 
 def show(
     title: str, measured: dict[str, dict[str, dict[str, float]]], processes_at_a_counter: int, megabits: float
 ) -> None:
-    """A table of seconds and bytes per step, and of how much faster than DDP."""
+    """A table of seconds and bytes per step, of how much faster than DDP, and of how near to the formula."""
     results, numbers = measured["results"], int(measured["parameters"])  # type: ignore[call-overload]
+    average = constants(results)
     alone, ddp = results["alone"]["seconds"], results["ddp"]["seconds"]
-    print(f"\n{title}: {numbers / 1e6:.2f} M parameters")
+    print(
+        f"\n{title}: {numbers / 1e6:.2f} M parameters; an average takes {average[0] * 1e3:.2f} ms + {average[1] * 1e9:.2f} ms a million",
+        end="",
+    )
+    print(f", the link alone {physics(10**6, megabits) * 1e3:.2f} ms a million" if megabits else "")
     for name, row in results.items():
         sent = row["bytes"] / processes_at_a_counter
         line = f"  {name:<8} {row['seconds'] * 1e3:9.2f} ms a step   {sent / 1e6:8.3f} MB a step   {ddp / row['seconds']:6.2f} x DDP"
-        if megabits and name.startswith("k="):
-            line += f"   {row['seconds'] / formula(numbers, int(name[2:]), 2, alone, megabits):5.2f} x the formula"
+        if name.startswith("k="):
+            line += f"   {row['seconds'] / formula(alone, average, numbers, int(name[2:])):5.2f} x the formula"
         print(line)
 
 

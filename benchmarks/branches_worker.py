@@ -1,6 +1,7 @@
 """One process of the benchmark of branches over processes: DDP and Lookaround take turns on the same model, batch and link.
 
-Prints, on rank 0, a line of JSON: seconds and bytes sent by this process per step, for DDP and for each k.
+Prints, on rank 0, a line of JSON: seconds and bytes sent by this process per step, for DDP and for each k, and per average of vectors of
+two other lengths, from which the formula's constants come.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
 from lookaround import Lookaround
+from lookaround.distributed import Rows
 
 # Width of a three-layer perceptron, and the batch of a process.
 SIZES = {"small": (256, 16), "large": (1024, 16)}
@@ -29,6 +31,11 @@ def network(width: int) -> nn.Module:
     return nn.Sequential(
         nn.Linear(256, width), nn.ReLU(), nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, 10)
     )
+
+
+_AVERAGES = 3
+# Numbers in the vectors whose averages alone are timed.
+FITTED = (2**17, 2**20)
 
 
 class Trainer:
@@ -70,7 +77,22 @@ def trainers(size: str, ks: list[int], mesh: DeviceMesh) -> dict[str, Callable[[
         model = network(width)
         optimizer = Lookaround(sgd(model), dist.get_world_size(), k, model=model, mesh=mesh)
         candidates[f"k={k}"] = turn(Trainer(model, optimizer, batch), max(k, 5))
-    return candidates
+    return candidates | {f"average of {numbers}": bare_average(mesh, numbers) for numbers in FITTED}
+
+
+def bare_average(mesh: DeviceMesh, numbers: int) -> Callable[[], int]:
+    """A turn of averages of a vector, with nothing between them."""
+    rows, weights = Rows(mesh, dist.get_world_size()), [torch.zeros(numbers)]
+
+    def run() -> int:
+        for turn in range(_AVERAGES):
+            with rows.meeting("the benchmark's average"):
+                taking_part = rows.agree(turn, weights, [True])
+                for mean, (block,) in rows.means([weights], taking_part):
+                    torch._foreach_copy_(block, mean)
+        return _AVERAGES
+
+    return run
 
 
 def sent() -> int:

@@ -117,13 +117,14 @@ def _pieces(row: list[Tensor], size: int) -> Iterator[tuple[list[Tensor], ...]]:
         yield tuple([t] for t in row)
 
 
-def blocks(*lists: Tensors, cut: bool = True) -> Iterator[tuple[list[Tensor], ...]]:
+def blocks(*lists: Tensors, cut: bool = True, least: int = 0) -> Iterator[tuple[list[Tensor], ...]]:
     """Walk parallel lists block by block: each yield holds, for every list, views of the same elements.
 
     Small tensors are put together and large ones are cut, so that a block has about as many elements as fit the cache. All tensors
     of a block share a device and, within each list, a dtype. To be used under `torch.no_grad`.
 
     With ``cut=False`` nothing is bounded: for a single operation, which uses every value once and so gains nothing from the cache.
+    ``least`` elements a block has room for at least: for operations that cost something each, such as sending it.
 
     >>> import torch
     >>> from lookaround.tensors import blocks
@@ -137,7 +138,7 @@ def blocks(*lists: Tensors, cut: bool = True) -> Iterator[tuple[list[Tensor], ..
             yield tuple(alike)
             continue
         sizes = [*map(Tensor.numel, alike[0])]
-        limit = block_size(alike[0][0].device)
+        limit = max(least, block_size(alike[0][0].device))
         for begin, end in _runs(sizes, limit):
             if sizes[begin] > limit:
                 yield from _pieces([tensors[begin] for tensors in alike], limit)

@@ -1,6 +1,7 @@
-"""Runs `goes_on.py` under torchrun's elastic restart and kills its processes by SIGKILL at random moments.
+"""Runs `goes_on.py` or `trains_on.py` under torchrun's elastic restart and kills its processes by SIGKILL at random moments.
 
     python killing.py FOLDER KILLS SEED STEPS
+    python killing.py FOLDER KILLS SEED
 
 prints what that cost: steps lost and seconds until the next step, kill by kill.
 """
@@ -15,16 +16,23 @@ import sys
 import time
 from pathlib import Path
 
-SCRIPT = Path(__file__).with_name("goes_on.py")
 PROCESSES, EVERY = 3, 5
 
 
-def torchrun(folder: Path, steps: int, processes: int = PROCESSES) -> "subprocess.Popen[str]":
+def command(steps: int | None) -> tuple[str, list[str]]:
+    """The script, and its words after the folder: a loop of so many steps, or ``lookaround train``."""
+    name, words = ("trains_on.py", []) if steps is None else ("goes_on.py", [str(steps)])
+    return str(Path(__file__).with_name(name)), [*words, str(EVERY)]
+
+
+def torchrun(folder: Path, steps: int | None, processes: int = PROCESSES) -> "subprocess.Popen[str]":
     folder.mkdir(parents=True, exist_ok=True)
     words = ["--standalone", "--nproc-per-node", str(processes), "--max-restarts", "1000", "--monitor-interval", "0.2"]
-    command = [sys.executable, "-m", "torch.distributed.run", *words, str(SCRIPT), str(folder), str(steps), str(EVERY)]
-    log = (folder / "log").open("a")
-    return subprocess.Popen(command, stdout=log, stderr=log, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    script, more = command(steps)
+    whole = [sys.executable, "-m", "torch.distributed.run", *words, script, str(folder), *more]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with (folder / "log").open("a") as log:
+        return subprocess.Popen(whole, stdout=log, stderr=log, text=True, env=environment)
 
 
 def journal(folder: Path, rank: int) -> list[list[str]]:
@@ -38,29 +46,29 @@ def of(folder: Path, rank: int, what: str) -> list[tuple[float, int, int]]:
     return [(float(line[0]), int(line[1]), int(line[3])) for line in journal(folder, rank) if line[2] == what]
 
 
-def wait_for_progress(folder: Path, since: float, run: "subprocess.Popen[str]") -> bool:
-    """Until process 0 has taken a step after ``since``; False if the run is over."""
+def wait_for_progress(folder: Path, known: set[int], run: "subprocess.Popen[str]") -> bool:
+    """Until a process 0 that is none of the known ones has taken a step; False if the run is over."""
     while run.poll() is None:
         took = of(folder, 0, "took")
-        if took and took[-1][0] > since:
+        if took and took[-1][1] not in known:
             return True
         time.sleep(0.05)
     return False
 
 
-def kill_at_random(folder: Path, kills: int, seed: int, steps: int) -> dict[str, object]:
+def kill_at_random(folder: Path, kills: int, seed: int, steps: int | None = None) -> dict[str, object]:
     """Kill one random process at a random moment after progress, so many times; then let the run end."""
     random_numbers = random.Random(seed)
     run = torchrun(folder, steps)
     events: list[dict[str, float]] = []
-    since = 0.0
-    while len(events) < kills and wait_for_progress(folder, since, run):
+    known: set[int] = set()
+    while len(events) < kills and wait_for_progress(folder, known, run):
         time.sleep(random_numbers.expovariate(1 / 0.5))
         victim = random_numbers.randrange(PROCESSES)
         begun = of(folder, victim, "begins")
         if run.poll() is not None or not begun:
             break
-        since = time.time()
+        since, known = time.time(), {pid for _, pid, _ in of(folder, 0, "begins")}
         try:
             os.kill(begun[-1][1], signal.SIGKILL)
         except ProcessLookupError:  # it has ended by itself, since another one did
@@ -74,7 +82,8 @@ def costs(folder: Path, events: list[dict[str, float]]) -> dict[str, object]:
     took, begins = of(folder, 0, "took"), of(folder, 0, "begins")
     lost, seconds = [], []
     for event in events:
-        begin = next(((when, step) for when, _, step in begins if when > event["at"]), None)
+        known = {pid for when, pid, _ in begins if when < event["at"]}
+        begin = next(((when, step) for when, pid, step in begins if pid not in known), None)
         if begin:
             before = [s for when, _, s in took if when < begin[0]]
             lost.append(before[-1] - begin[1] if before else 0)
@@ -89,4 +98,4 @@ def costs(folder: Path, events: list[dict[str, float]]) -> dict[str, object]:
 
 if __name__ == "__main__":
     folder, kills, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    print(json.dumps(kill_at_random(folder, kills, seed, steps=int(sys.argv[4])), indent=1))
+    print(json.dumps(kill_at_random(folder, kills, seed, *map(int, sys.argv[4:5] or [])), indent=1))

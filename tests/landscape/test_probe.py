@@ -150,3 +150,98 @@ def test_what_cannot_be_measured_is_refused(data) -> None:
         Probe(model, data, norm_batches=[])
     with pytest.raises(ValueError, match="geometry is of 5 weights"):
         Probe(model, data).span(torch.zeros(1, 5))
+
+
+class Loop(nn.Module):
+    """Norm, a layer, the same norm again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.linear, self.last = nn.BatchNorm1d(3), nn.Linear(3, 3), nn.BatchNorm1d(3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.norm(self.linear(self.norm(x)).relu()))
+
+
+class Direct(nn.Module):
+    def __init__(self, call) -> None:
+        super().__init__()
+        self.norm, self.call = nn.BatchNorm1d(3), call
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.call(self.norm, x)
+
+
+@pytest.mark.parametrize("sizes", [[8, 1], [5, 0, 3, 1], [4, 1, 4], [1, 8], [9]])
+@pytest.mark.parametrize(
+    "make",
+    [
+        Loop,
+        lambda: nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 3), nn.BatchNorm1d(3)),
+        lambda: Direct(lambda norm, x: norm.forward(x)),
+        lambda: nn.Sequential(nn.BatchNorm1d(3), Direct(lambda norm, x: norm.forward(input=x))),
+    ],
+)
+def test_every_cut_and_every_way_of_a_call_gives_what_update_norm_stats_gives(make, sizes: list[int]) -> None:
+    """One sample at the end, none in the middle, a layer used twice, a layer called by its forward."""
+    torch.manual_seed(0)
+    model = make()
+    batches = (4 * torch.randn(9, 3) + 2).split(sizes)
+    expected, found = copy.deepcopy(model).train(), copy.deepcopy(model).eval()
+    if sizes[0] == 1:
+        for refuses in (lambda: update_norm_stats(expected, batches), lambda: reestimate(found, batches)):
+            with pytest.raises(ValueError, match="two or more samples first"):
+                refuses()
+    else:
+        update_norm_stats(expected, [b for b in batches if len(b)])
+        reestimate(found, batches)
+        for name, buffer in expected.named_buffers():
+            if "num_batches" not in name:
+                torch.testing.assert_close(found.get_buffer(name), buffer, rtol=1e-5, atol=1e-6)
+    assert not any(module.training or "forward" in vars(module) for module in found.modules())
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda norm, x: nn.BatchNorm1d.forward(norm, x),
+        lambda norm, x: F.batch_norm(x, norm.running_mean, norm.running_var, training=norm.training),
+    ],
+)
+def test_a_layer_that_runs_unseen_is_not_skipped_in_silence(call) -> None:
+    model = nn.Sequential(nn.BatchNorm1d(3), Direct(call)).eval()
+    with pytest.raises(ValueError, match=r"'1\.norm' moved without a call"):
+        reestimate(model, torch.randn(8, 3).split(4))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+@pytest.mark.parametrize("norm_stats", ["fixed", "reestimate"])
+def test_what_torch_jit_has_compiled_is_refused_before_any_point_is_measured(norm_stats: str) -> None:
+    model = nn.Sequential(nn.BatchNorm1d(3), torch.jit.script(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))))
+    data = [(torch.randn(4, 3), torch.zeros(4, dtype=torch.long))]
+    with pytest.raises(ValueError, match=r"'1' was compiled by torch\.jit"):
+        Probe(model, data, norm_stats=norm_stats)
+    with pytest.raises(ValueError, match=r"norm layer '1\.1' was compiled by torch\.jit"):
+        reestimate(model, [data[0][0]])
+
+
+def test_a_point_of_infinite_weights_does_not_spoil_the_next() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    probe = Probe(model, [(torch.randn(4, 3), torch.zeros(4, dtype=torch.long))])
+    probe.move_to(flatten(model))
+    expected = probe.measure()
+    probe.move_to(flatten(model) * float("inf"))
+    assert probe.measure().loss != probe.measure().loss  # NaN
+    probe.move_to(flatten(model))
+    assert probe.measure() == expected
+
+
+def test_an_unbatched_input_of_instance_norm_is_one_instance() -> None:
+    norm = nn.InstanceNorm1d(3, track_running_stats=True)
+    batches = [torch.randn(3, 5), torch.randn(2, 3, 5), torch.randn(3, 5)]
+    expected, found = copy.deepcopy(norm).train(), copy.deepcopy(norm).eval()
+    update_norm_stats(expected, batches)
+    reestimate(found, batches)
+    torch.testing.assert_close(found.running_mean, expected.running_mean)
+    torch.testing.assert_close(found.running_var, expected.running_var)

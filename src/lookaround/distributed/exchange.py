@@ -1,7 +1,7 @@
 """The mean over rows: one all-reduce in buckets, with the order of every sum fixed.
 
-A bucket is cut into as many slices as there are rows. Every row sends slice r of its own to row r (all-to-all), which takes the mean of
-what it gets, in the order of the rows, and sends it to all (all-gather). That is the two halves of an all-reduce, with its
+A bucket is cut into as many slices as there are rows. Every row sends slice r of its own to row r, which takes the mean of what it
+gets, in the order of the rows, and sends it to all. That is the two halves of an all-reduce, with its
 2 (R - 1) / R numbers sent by each of R rows for every number of the model, and three things that an all-reduce does not promise:
 
 - the order of the additions is that of the rows, on every backend, and so is each bit of the result, the same on all rows;
@@ -22,7 +22,7 @@ from torch.distributed import ProcessGroup
 
 from lookaround.distributed.wire import Wire
 
-# Buckets between all-to-all and all-gather, and between all-gather and the end: the links are busy while the arithmetic is done.
+# Buckets whose slices are on their way to be averaged, and whose means are on their way back: links are busy while arithmetic is done.
 _UNDER_WAY = 2
 
 
@@ -67,6 +67,7 @@ class Exchange:
     def __init__(self, group: ProcessGroup, wire: Wire, limit: timedelta) -> None:
         self._group, self._wire, self._limit = group, wire, limit
         self.rows, self.row = group.size(), dist.get_group_rank(group, dist.get_rank())
+        self._gloo = group.name() == "gloo"
         self.sent = 0
 
     def bucket(self, numbers: int, dtype: torch.dtype, device: torch.device) -> Bucket:
@@ -106,9 +107,18 @@ class Exchange:
         """Send every row its slice."""
         data = self._encode(bucket, taking_part)
         received = torch.empty_like(data)
-        work = dist.all_to_all_single(received.view(-1), data.view(-1), group=self._group, async_op=True)
         self.sent += data.nbytes // self.rows * (self.rows - 1)
-        return _Sent(bucket, received, work)
+        return _Sent(bucket, received, self._to_each(data, received))
+
+    def _to_each(self, data: Tensor, received: Tensor) -> Any:
+        """Send slice r to row r. What comes from row r will be slice r."""
+        return dist.all_to_all_single(received.view(-1), data.view(-1), group=self._group, async_op=True)
+
+    def _to_all(self, part: Tensor, received: Tensor) -> Any:
+        """Send all rows the same. What comes from row r will be slice r."""
+        if self._gloo:  # its all-gather copies what comes twice more
+            return self._to_each(part.repeat(self.rows, 1), received)
+        return dist.all_gather_into_tensor(received.view(-1), part.view(-1), group=self._group, async_op=True)
 
     def _encode(self, bucket: Bucket, taking_part: bool) -> Tensor:
         """What goes over the wire, with what was lost before; noting what is lost now. This row's own slice does not travel."""
@@ -124,19 +134,17 @@ class Exchange:
         """Take the mean of the slices that have come, and send it to all rows."""
         self._wait(sent.work)
         values, lost = sent.bucket.values, sent.bucket.lost
-        slices = self._wire.decode(sent.packed, values.dtype)
-        if lost is not None:
-            slices[self.row] = values[self.row]
+        slices = [*self._wire.decode(sent.packed, values.dtype)]
+        slices[self.row] = values[self.row]
         mean = _running_mean(slices, weights)
-        data = self._wire.encode(mean.unsqueeze(0))
+        data = self._wire.encode(mean.unsqueeze(0))[0]
         if lost is not None and weights[self.row]:
             # What the mean loses is owed by the row that took it: as its own share of the next mean, it comes back whole.
-            owed = mean - self._wire.decode(data, values.dtype)[0]
+            owed = mean - self._wire.decode(data.unsqueeze(0), values.dtype)[0]
             lost[self.row] = owed * (sum(weights) / weights[self.row])
         out = sent.packed if lost is not None else self._wire.encode(values)
-        work = dist.all_gather_into_tensor(out.view(-1), data.view(-1), group=self._group, async_op=True)
         self.sent += data.nbytes * (self.rows - 1)
-        return _Sent(sent.bucket, out, work)
+        return _Sent(sent.bucket, out, self._to_all(data, out))
 
     def _finish(self, sent: _Sent, last: bool = False) -> Bucket:
         self._wait(sent.work, last)
@@ -146,13 +154,13 @@ class Exchange:
 
     def _wait(self, work: Any, last: bool = False) -> None:
         """Until it is done, or too late. On an accelerator its stream waits; the process itself for the last one, which ends them all."""
-        if last or self._group.name() == "gloo":
+        if last or self._gloo:
             work.wait(self._limit)
         else:
             work.wait()
 
 
-def _running_mean(slices: Tensor, weights: Sequence[float]) -> Tensor:
+def _running_mean(slices: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     """m ← m + w_r / (w_0 + … + w_r) (slice_r - m) over the rows with a weight: exact where they agree, and for one of them alone."""
     total, mean = 0.0, slices[0]
     for values, weight in zip(slices, weights, strict=True):

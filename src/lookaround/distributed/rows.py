@@ -18,6 +18,9 @@ from lookaround.tensors import Tensors, blocks, local, wide_dtype
 
 Block = tuple[list[Tensor], ...]
 
+# Elements of a bucket: two messages of each cost the processor the same whatever their size, which a cache's worth is too small for.
+_MESSAGE = 2**20
+
 
 class Rows:
     """The rows of processes that d branches are shared out to, as one of them sees it.
@@ -143,7 +146,7 @@ class Rows:
         waiting: list[tuple[Block, list[Tensor]]] = []
 
         def packed() -> Iterator[Bucket]:
-            for block in blocks(*lists):
+            for block in blocks(*lists, least=_MESSAGE):
                 bucket, views = _pack(exchange, block, mine)
                 waiting.append((block, views))
                 yield bucket
@@ -161,7 +164,7 @@ class Rows:
         if self.placement.rows == 1:
             return
         source = self.placement.row_of(branch)
-        for (block,) in blocks(tensors):
+        for (block,) in blocks(tensors, least=_MESSAGE):
             packed = torch.cat([t.reshape(-1) for t in block])
             dist.broadcast(packed.view(torch.uint8), group_src=source, group=self._group)
             if self.placement.row != source:

@@ -15,7 +15,7 @@ from lookaround.experiment.interrupts import StopRequest, stop_requests
 from lookaround.experiment.lock import locked
 from lookaround.experiment.plan import Plan
 from lookaround.experiment.report import Comparison, report
-from lookaround.experiment.running import Prepared, check_methods, prepare
+from lookaround.experiment.running import Prepared, check_methods, prepare, sharing
 from lookaround.experiment.team import Team, restarted
 from lookaround.experiment.training import Training
 from lookaround.methods import Spec
@@ -107,7 +107,8 @@ def _opened(folder: ExperimentFolder, prepared: Prepared, display: Display) -> l
     changed = folder.create(prepared)
     if prepared.plan != folder.plan:
         folder.extend(prepared.plan)
-    for note in [*prepared.task.notes, *([f"{folder.path}: {changed}"] if changed else [])]:
+    notes = [*prepared.task.notes, sharing(prepared), f"{folder.path}: {changed}" if changed else ""]
+    for note in filter(None, notes):
         display.note(note)
     return [number for number, end in enumerate(folder.ends().values()) if end is None]
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lookaround.errors import UsageError
 from lookaround.experiment.plan import Plan
 from lookaround.experiment.team import Team
-from lookaround.methods import Method, Resolved, Schedule, Setup, Spec, build, make_optimizer
+from lookaround.methods import Method, Resolved, Schedule, Setup, Spec, build, make_optimizer, spreads
 from lookaround.tasks.base import Batch, Predict, Task
 from lookaround.tasks.registry import task_entry
 from lookaround.tasks.streams import stream_seed
@@ -118,8 +118,7 @@ def new_setup(prepared: Prepared, resolved: Resolved, seed: int, model: nn.Modul
         _held_out(prepared),
         prepared.precision,
         task.clip,
-        # Other methods look into every step of every branch, and are computed by each process alike.
-        prepared.team.mesh if resolved.name == "lookaround" and not getattr(resolved.settings, "start", 0) else None,
+        prepared.team.mesh if spreads(resolved.name, resolved.settings) else None,
     )
 
 
@@ -149,6 +148,23 @@ def new_method(prepared: Prepared, spec: Spec, seed: int, model: nn.Module) -> t
         return build(spec.name, new_setup(prepared, resolved, seed, model), resolved.settings), resolved
     except ValueError as error:
         raise UsageError(_named(spec, str(error))) from error
+
+
+def sharing(prepared: Prepared) -> str:
+    """What several processes do with the methods of the plan, in words; nothing for one process."""
+    if prepared.team.size == 1:
+        return ""
+    task = prepared.task
+    kinds: dict[bool, list[str]] = {True: [], False: []}
+    for spec in prepared.plan.methods:
+        resolved = spec.resolve(task.defaults, task.branches)
+        kinds[spreads(resolved.name, resolved.settings)].append(spec.label)
+    said = [f"{prepared.team.size} processes"]
+    if kinds[True]:
+        said.append(f"the branches of {', '.join(kinds[True])} are shared out")
+    if kinds[False]:
+        said.append(f"{', '.join(kinds[False])}: computed by each process alike")
+    return "; ".join(said)
 
 
 def _named(spec: Spec, said: str) -> str:

@@ -30,7 +30,6 @@ from lookaround.experiment.records import NoRecords, Records
 from lookaround.experiment.results import CHECKPOINT, MEMBER, NETWORK, RESULT, Result
 from lookaround.experiment.running import Prepared, new_method, new_network
 from lookaround.methods import Spec
-from lookaround.methods.trajectory import Branches
 from lookaround.optim.checks import NotFiniteError
 from lookaround.tasks.base import Minibatch, Predict
 from lookaround.tasks.streams import stream_seed
@@ -255,7 +254,6 @@ class Training:
         """The method's state as one process has it, whatever the number of processes; of use on the first alone."""
         if not self.method.spread:
             return self.method.state_dict()
-        assert isinstance(self.method, Branches)
         parts = self.team.gathered(self.method.part_state_dict())
         return self.method.whole_state_dict(parts) if parts else {}
 

@@ -7,47 +7,104 @@ is that of `lookaround.averaging.update_norm_stats`, but of this process alone: 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import ExitStack
-from typing import Any, cast
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from lookaround.averaging.norm_layers import norm_layers
+
+
+class _Seen(NamedTuple):
+    """The moments of one input: how many values a channel had (instances, for instance norm), their mean and unbiased variance."""
+
+    values: int
+    mean: Tensor
+    variance: Tensor
+
 
 class _Pool:
-    """The moments of one layer's inputs, batch after batch."""
+    """The moments of one layer's inputs, batch after batch, those of its first call in a forward pass, of its second, ….
 
-    def __init__(self, layer: _NormBase) -> None:
-        self.layer = layer
-        self.counts: list[int] = []
-        self.means: list[Tensor] = []
-        self.variances: list[Tensor] = []
+    Attributes:
+        in_batch: The calls in the forward pass that is running.
+    """
 
-    def see(self, _: nn.Module, inputs: tuple[Any, ...], __: Any) -> None:
-        """Note what the layer has just measured: the hook after its forward."""
-        values = inputs[0]
-        per_instance = isinstance(self.layer, _InstanceNorm)
-        self.counts.append(len(values) if per_instance else values.numel() // max(values.shape[1], 1))
-        self.means.append(cast(Tensor, self.layer.running_mean).clone())
-        self.variances.append(cast(Tensor, self.layer.running_var).clone())
+    def __init__(self, name: str, layer: Any) -> None:
+        self.name, self.layer = name, layer
+        self.calls: list[list[_Seen]] = []
+        self.in_batch = 0
+        self.before = layer.running_mean.clone()
+
+    def call(self, forward: Any, *args: Any, **kwargs: Any) -> Any:
+        """Run the layer's forward on one input, and take note of what it has measured."""
+        values = args[0] if args else kwargs["input"]
+        # Of no samples there are no statistics, and instance norm in training mode would make its own NaN.
+        self.layer.training = values.numel() > 0
+        if not self.layer.training:
+            return forward(*args, **kwargs)
+        if self.in_batch == len(self.calls):
+            self.calls.append([])
+        seen = self.calls[self.in_batch]
+        self.in_batch += 1
+        if not isinstance(self.layer, _InstanceNorm) and values.numel() == values.shape[1]:
+            self._see_one(values, seen)
+            return forward(*args, **kwargs)
+        # Momentum 1 multiplies what is there by zero, which NaN of an earlier point would survive.
+        self.layer.running_mean.zero_()
+        self.layer.running_var.zero_()
+        outputs = forward(*args, **kwargs)
+        seen.append(_Seen(self._count(values), self.layer.running_mean.clone(), self.layer.running_var.clone()))
+        return outputs
+
+    def _count(self, values: Tensor) -> int:
+        if not isinstance(self.layer, _InstanceNorm):
+            return values.numel() // values.shape[1]
+        return len(values) if values.dim() > self.layer._get_no_batch_dim() else 1
+
+    def _see_one(self, values: Tensor, seen: list[_Seen]) -> None:
+        """One value per channel has no variance to be normalised with: use what its samples have had so far, itself included."""
+        if sum(each.values for each in seen) < 2:
+            raise ValueError(
+                f"norm layer {self.name!r} got a batch of a single value per channel before any larger one, and one value has no "
+                "variance to normalise with; put a batch of two or more samples first"
+            )
+        mean = values.detach().flatten().to(self.layer.running_mean)
+        seen.append(_Seen(1, mean, torch.zeros_like(mean)))
+        self._put(seen)
+        self.layer.training = False
 
     def write(self) -> None:
-        """Put the pooled mean and unbiased variance into the layer; one that never ran keeps what it has."""
-        if not self.counts:
-            return
-        means, variances = torch.stack(self.means).double(), torch.stack(self.variances).double()
-        n = torch.tensor(self.counts, dtype=torch.float64, device=means.device)[:, None]
+        """Put the pooled mean and unbiased variance into the layer; one that never ran keeps what it has.
+
+        Raises:
+            ValueError: It ran where its inputs cannot be seen.
+        """
+        if self.calls:
+            self._put([each for seen in self.calls for each in seen])
+        elif not torch.equal(self.before, self.layer.running_mean):
+            raise ValueError(
+                f"the statistics of norm layer {self.name!r} moved without a call of it (by torch.nn.functional, say), so its "
+                "inputs cannot be seen; call the layer itself, or keep the statistics with norm_stats='fixed'"
+            )
+
+    def _put(self, seen: Sequence[_Seen]) -> None:
+        means = torch.stack([each.mean for each in seen]).double()
+        variances = torch.stack([each.variance for each in seen]).double()
+        n = torch.tensor([each.values for each in seen], dtype=torch.float64, device=means.device)[:, None]
         mean = (n * means).sum(0) / n.sum()
         if isinstance(self.layer, _InstanceNorm):
             variance = (n * variances).sum(0) / n.sum()
         else:
             deviation = (n - 1) * variances + n * (means - mean).square()
             variance = deviation.sum(0) / (n.sum() - 1)
-        cast(Tensor, self.layer.running_mean).copy_(mean)
-        cast(Tensor, self.layer.running_var).copy_(variance)
+        self.layer.running_mean.copy_(mean)
+        self.layer.running_var.copy_(variance)
 
 
 def tracked_norms(model: nn.Module) -> list[_NormBase]:
@@ -55,12 +112,33 @@ def tracked_norms(model: nn.Module) -> list[_NormBase]:
     return [m for m in model.modules() if isinstance(m, _NormBase) and m.running_mean is not None]
 
 
+@contextmanager
+def _measuring(pools: Sequence[_Pool]) -> Iterator[None]:
+    """Have each layer's forward measured, whether it is called as ``layer(x)`` or ``layer.forward(x)``."""
+    own = [pool.layer.__dict__.get("forward") for pool in pools]
+    for pool in pools:
+        pool.layer.momentum, pool.layer.training = 1.0, True
+        pool.layer.forward = partial(pool.call, pool.layer.forward)
+    try:
+        yield
+    finally:
+        for pool, forward in zip(pools, own, strict=True):
+            pool.layer.training = False
+            del pool.layer.forward
+            if forward is not None:
+                pool.layer.forward = forward
+
+
 @torch.no_grad()
 def reestimate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Give the norm layers of a model in evaluation mode the pooled moments of their inputs over ``batches``.
 
-    The layers are left in evaluation mode, with a momentum of 1. A batch of a single value a channel raises the layer's
-    own ValueError.
+    The layers are left in evaluation mode, with a momentum of 1. Empty batches are skipped. A batch of a single value a channel
+    counts like any other; what it is normalised with for the layers behind are the statistics of the batches before it.
+
+    Raises:
+        ValueError: A batch of a single value a channel comes before any larger one; or a layer runs where its inputs cannot be
+            seen: inside ``torch.jit.script``, through ``torch.nn.functional``.
 
     >>> import torch
     >>> from torch import nn
@@ -70,16 +148,13 @@ def reestimate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     >>> norm.running_mean, norm.running_var
     (tensor([4.]), tensor([10.]))
     """
-    pools = [_Pool(layer) for layer in tracked_norms(model)]
+    pools = [_Pool(watched.name, watched.layer) for watched in norm_layers(model)]
     if not pools:
         return
-    with ExitStack() as hooks:
-        for pool in pools:
-            pool.layer.momentum = 1.0
-            pool.layer.train()
-            hooks.callback(pool.layer.eval)
-            hooks.callback(pool.layer.register_forward_hook(pool.see).remove)
+    with _measuring(pools):
         for inputs in batches:
+            for pool in pools:
+                pool.in_batch = 0
             model(inputs)
     for pool in pools:
         pool.write()

@@ -60,7 +60,8 @@ class Probe:
             changes results in the last bits only.
 
     Raises:
-        ValueError: there are no batches, ``norm_stats`` is unknown, or the model is sharded over processes.
+        ValueError: there are no batches, ``norm_stats`` is unknown, or the model is sharded over processes or compiled by
+            ``torch.jit``.
 
     Source: ours; the re-estimation of norm statistics at every point is that of Garipov et al. 2018, appendix.
     """
@@ -79,6 +80,7 @@ class Probe:
         if norm_stats not in ("reestimate", "fixed"):
             raise ValueError(f"norm_stats is 'reestimate' or 'fixed', got {norm_stats!r}")
         refuse_shards(model)
+        _refuse_jit(model)
         self.model = deepcopy(unwrap(model)).eval().requires_grad_(False)
         self.norm_stats = norm_stats
         self._criterion, self._score = criterion, score
@@ -170,6 +172,15 @@ class Probe:
                 sums[1] += self._score(outputs, targets)
         loss, hits = (sums / self.samples).tolist()
         return Value(loss, 100 * hits if self._score is not None else float("nan"))
+
+
+def _refuse_jit(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(
+                f"{name or 'the model'!r} was compiled by torch.jit, where weights cannot be moved and norm layers not be seen: pass the "
+                "model as it was before torch.jit.script or torch.jit.trace"
+            )
 
 
 def _arranged(inputs: Tensor, device: torch.device, channels_last: bool) -> Tensor:

@@ -2,7 +2,7 @@
 
 from lookaround.methods.base import Cost, Method, Setup
 from lookaround.methods.optimizers import make_optimizer
-from lookaround.methods.registry import METHODS, build, find
+from lookaround.methods.registry import METHODS, build, find, spreads
 from lookaround.methods.schedule import Schedule
 from lookaround.methods.spec import Resolved, Spec
 
@@ -17,4 +17,5 @@ __all__ = [
     "build",
     "find",
     "make_optimizer",
+    "spreads",
 ]

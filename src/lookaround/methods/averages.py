@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -36,8 +36,13 @@ class Ema(Sampling):
     """Settings of ema."""
 
     decay: Annotated[
-        float, Help("decay from point to point; the average follows faster while there are few", least=0)
+        float, Help("decay from point to point, below 1; the average follows faster while there are few", least=0)
     ] = 0.999
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.decay < 1:
+            raise ValueError(f"decay must be below 1, got {self.decay:g}; the mean of all points is tail:fraction=1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +110,7 @@ class Averaged(Method):
         self.average: RunningAverage | SWAD = average
         self.every = every or 1
         self.each_step = every is None and steps_are_points(inner)
+        self.spread = inner.spread
         if self.each_step:
             assert isinstance(inner, Trajectory)
             inner.after_step = average.update
@@ -144,6 +150,12 @@ class Averaged(Method):
 
     def state_dict(self) -> dict[str, Any]:
         return {"inner": self.inner.state_dict(), "average": self.average.state_dict()}
+
+    def part_state_dict(self) -> dict[str, Any]:
+        return {"inner": self.inner.part_state_dict(), "average": self.average.state_dict()}
+
+    def whole_state_dict(self, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        return {**parts[0], "inner": self.inner.whole_state_dict([part["inner"] for part in parts])}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.inner.load_state_dict(state["inner"])

@@ -147,9 +147,20 @@ class Method(ABC):
     def state_dict(self) -> dict[str, Any]:
         """All that `load_state_dict` needs, besides the model's own state, to go on bit for bit."""
 
+    def part_state_dict(self) -> dict[str, Any]:
+        """This process's part of what one process that computes everything would have for its state."""
+        return self.state_dict()
+
+    def whole_state_dict(self, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The parts of all processes, in their order, put together: the state of one process that computes everything.
+
+        Where each computes everything, that is the first one's.
+        """
+        return dict(parts[0])
+
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from where the state was taken.
+        """Goes on from where the state, a whole one, was taken.
 
         Raises:
             ValueError: for a state of another method or another network.

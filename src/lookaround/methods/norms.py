@@ -22,14 +22,22 @@ def reestimate(setup: Setup) -> None:
     """If so chosen, gives the model the statistics of what it is trained on, under its weights and in training's precision.
 
     That is one pass over the training data, shuffled, in minibatches of training's size, each in the copy of another branch in
-    turn. Data without augmentation would not do: their statistics are others, and cost accuracy.
+    turn. Data without augmentation would not do: their statistics are others, and cost accuracy. Several processes, which all have
+    the same weights then, share the minibatches out, and the statistics are pooled over them.
     """
     if setup.norm_stats != "reestimate":
         return
-    batches = setup.batches
-    copies = (batches.copy(index, index % batches.branches).inputs for index in range(batches.per_epoch))
+    batches, rank, size = setup.batches, *_place()
+    copies = (batches.copy(index, index % batches.branches).inputs for index in range(rank, batches.per_epoch, size))
     with setup.precision():
         update_norm_stats(setup.model, copies)
+
+
+def _place() -> tuple[int, int]:
+    """Which process of how many this one is."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
 @contextmanager

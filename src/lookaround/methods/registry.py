@@ -105,6 +105,7 @@ ROUNDS = {
     "dart": Entry(DartSettings, dart, "lookaround that begins late and averages rarely"),
 }
 """What goes around an inner optimizer."""
+_BRANCHED = ("lookaround", "diloco", "dart")  # until their start, if they have one, they are one trajectory
 STEPS = {
     "sam": Entry(Ascent, _plain, "sharpness-aware minimisation; a step costs two gradients", gradients=2),
 }
@@ -186,6 +187,18 @@ def _joined_parts(name: str) -> Entry:
         held_out=any(entry.held_out for entry in entries),
         gradients=2 if "sam" in parts else 1,
     )
+
+
+def spreads(name: str, settings: Any) -> bool:
+    """Whether the method's branches can be shared out to processes: alone, or joined with an average of their averages.
+
+    Example:
+        >>> from lookaround.methods import find, spreads
+        >>> [spreads(name, find(name).settings()) for name in ("lookaround+ema", "dart", "sgd", "logit-ensemble")]
+        [True, False, False, False]
+    """
+    branched = name.partition("+")[0] in _BRANCHED and name not in _WHOLE
+    return branched and not getattr(settings, "start", 0)
 
 
 def build(name: str, setup: Setup, settings: Any) -> Method:

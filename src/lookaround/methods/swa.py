@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -65,6 +65,7 @@ class LateSWA(Method):
     def __init__(self, setup: Setup, settings: Swa, inner: Method, folds: int = 1) -> None:
         super().__init__(setup)
         self.inner, self.cost = inner, inner.cost
+        self.spread = inner.spread
         self.rate = settings.swa_lr
         self.start, length, cycle = late_part(setup, settings, folds)
         self.swa = FoldedSWA(
@@ -104,6 +105,12 @@ class LateSWA(Method):
 
     def state_dict(self) -> dict[str, Any]:
         return {"inner": self.inner.state_dict(), "swa": self.swa.state_dict()}
+
+    def part_state_dict(self) -> dict[str, Any]:
+        return {"inner": self.inner.part_state_dict(), "swa": self.swa.state_dict()}
+
+    def whole_state_dict(self, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        return {**parts[0], "inner": self.inner.whole_state_dict([part["inner"] for part in parts])}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.inner.load_state_dict(state["inner"])

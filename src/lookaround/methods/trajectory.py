@@ -114,12 +114,14 @@ class Branches(AveragedTrajectory):
         return self.optimizer.around()
 
     def part_state_dict(self) -> dict[str, Any]:
-        """This process's part of what one process with all branches would have for its state."""
+        if not self.spread:
+            return super().part_state_dict()
         local = self.optimizer.local_branches
         return {"local": local, "optimizer": self.optimizer.part_state_dict(), "cost": asdict(self.cost)}
 
     def whole_state_dict(self, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """The parts of all processes put together: as `state_dict` of one process with all branches."""
+        if not self.spread:
+            return super().whole_state_dict(parts)
         optimizer = whole_state_dict([(part["local"], part["optimizer"]) for part in parts], self.optimizer.name)
         cost = {key: sum(part["cost"][key] for part in parts) for key in asdict(self.cost)}
         return {"optimizer": optimizer, "cost": cost}

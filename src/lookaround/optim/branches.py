@@ -167,6 +167,13 @@ class Branches:
         with inner.in_place(self._optimizers, self.idle[branch]):
             yield
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "idle": {b: inner.to_pickle(self._optimizers, of) for b, of in self.idle.items()}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.idle = {b: inner.from_pickle(of) for b, of in self.idle.items()}
+
     def offset(self, branch: int) -> int:
         """A waiting branch's place, counted from the current one: the same from pass to pass."""
         return (branch - self.current) % len(self.local)

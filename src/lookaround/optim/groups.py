@@ -18,6 +18,7 @@ Group = dict[str, Any]
 _ABSENT = object()
 _MUTABLE = (list, dict, set)
 _NAMES = ("params", "param_names")
+_SCALARS = (bool, int, float, complex, str)
 
 
 class OwnValues:
@@ -75,7 +76,7 @@ class OwnValues:
         self._before = []
 
     def _separate(self, group: Group, old: Group, tensors: dict[str, tuple[Tensor, int, Tensor]]) -> None:
-        written = {key for key in group.keys() | old.keys() if group.get(key, _ABSENT) is not old.get(key, _ABSENT)}
+        written = {k for k in group.keys() | old.keys() if not _is_still(group.get(k, _ABSENT), old.get(k, _ABSENT))}
         for key in (written | set(_changed(tensors))) - {*self.own(group), *_NAMES}:
             value = tensors[key][2] if key in tensors else old.get(key, _ABSENT)
             group[self.key(0, key)] = True
@@ -132,6 +133,11 @@ class OwnValues:
         for group in groups:
             for name in [key for key in group if key.startswith(f"{self._prefix}.")]:
                 del group[name]
+
+
+def _is_still(value: Any, before: Any) -> bool:
+    """Whether nothing else has been written: an equal number is no other value, and which object it is depends on how it was loaded."""
+    return value is before or (type(value) is type(before) and type(value) in _SCALARS and repr(value) == repr(before))
 
 
 def _copy(value: Any) -> Any:

@@ -92,6 +92,24 @@ def _share_groups(optimizer: Optimizer, memo: dict[int, Any]) -> None:
         memo[id(shared)] = shared
 
 
+def to_pickle(optimizers: Sequence[Optimizer], branch: list[Attributes]) -> list[Any]:
+    """A branch for pickling and `copy`: optimizers of its own, which their classes pickle as they pickle those in place.
+
+    A class leaves out what cannot be pickled, and makes it anew. Wrappers, which do not stand last, have nothing of the kind.
+    """
+    *around, innermost = branch
+    twin = object.__new__(type(optimizers[-1]))
+    common = _COMMON - {"step", "_opt_called"}  # what schedulers patch into the object
+    twin.__dict__ = {key: value for key, value in vars(optimizers[-1]).items() if key in common} | innermost
+    return [*around, twin]
+
+
+def from_pickle(pickled: list[Any]) -> list[Attributes]:
+    """The inverse."""
+    *around, twin = pickled
+    return [*around, *attributes([twin])]
+
+
 def _modules(model: nn.Module | None, optimizers: Sequence[Optimizer]) -> list[nn.Module]:
     """The model and what optimizers hold of one, with all parts."""
     roots = [model, *(value for o in optimizers for value in vars(o).values())]

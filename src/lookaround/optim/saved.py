@@ -191,7 +191,7 @@ class Saved(Wrapper):
         run.common.own = {}
         if whole:
             self._load_idle(state_dict, own)
-        self._load_inner({**state_dict, "state": theirs})
+        self._load_inner({**state_dict, "state": self._with_notes(theirs, own)})
         self._complete_groups(fresh, known=groups[0].get(self._key("branches")) is not None)
         run.branches.own_values.note(self.param_groups)
         params = dict(zip((i for group in groups for i in group["params"]), self.params(), strict=True))
@@ -203,6 +203,11 @@ class Saved(Wrapper):
         run.place = Place(*(self._get(counter) for counter in COUNTERS))
         run.walk, run.left, run.created, run.evaluating, run.stale, run.at = None, False, False, False, None, None
         run.resumed = run.place.taken > 0
+
+    def _with_notes(self, theirs: Group, own: Mapping[Any, Group]) -> Group:
+        """The entries of the inner optimizer in the model, with the notes of dtypes that are for it."""
+        notes = {i: {f"{self.name}.dtype": entry["dtype"]} for i, entry in own.items() if "dtype" in entry}
+        return theirs | {i: {**theirs[i], **note} for i, note in notes.items() if i in theirs}
 
     def _load_idle(self, state_dict: Group, own: Mapping[Any, Group]) -> None:
         """Each waiting branch is put in place, and loads its own state dict there."""
