@@ -50,7 +50,10 @@ class PlainTranslator(nn.Module):
         super().__init__()
         self.table = nn.Embedding(words, width)
         nn.init.normal_(self.table.weight, std=width**-0.5)
-        self.body = nn.Transformer(width, 4, layers, layers, hidden, dropout, batch_first=True, norm_first=True)
+        layer = nn.TransformerEncoderLayer(width, 4, hidden, dropout, batch_first=True, norm_first=True)
+        encoder = nn.TransformerEncoder(layer, layers, nn.LayerNorm(width), enable_nested_tensor=False)
+        how = {"custom_encoder": encoder, "batch_first": True, "norm_first": True}
+        self.body = nn.Transformer(width, 4, layers, layers, hidden, dropout, **how)
         self.drop = nn.Dropout(dropout)
         place = torch.arange(512)[:, None] / 10000 ** (torch.arange(0, width, 2) / width)
         self.register_buffer("places", torch.stack([place.sin(), place.cos()], 2).flatten(1))
@@ -140,7 +143,7 @@ def padded(lines: list[list[int]]) -> Tensor:
 
 
 def train_translation(options: argparse.Namespace, seed: int) -> str:
-    """BLEU of greedy translations of the test set."""
+    """BLEU and chrF of greedy translations of the test set, and its loss."""
     import sacrebleu
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -179,19 +182,38 @@ def train_translation(options: argparse.Namespace, seed: int) -> str:
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     model.eval()
-    tests = [[*encoding.ids, END] for encoding in tokenizer.encode_batch(texts["test_2016_flickr"][0])]
-    found = [tokenizer.decode(greedy(model, tests[i : i + 1])).strip() for i in range(len(tests))]
-    bleu = sacrebleu.corpus_bleu(found, [texts["test_2016_flickr"][1]], tokenize="none", force=True)
-    return f"BLEU {bleu.score:.2f}"
+    read, wanted = ([encoding.ids for encoding in tokenizer.encode_batch(side)] for side in texts["test_2016_flickr"])
+    found, total = [], 0.0
+    for begin in range(0, len(read), 50):
+        source = padded([[*line, END] for line in read[begin : begin + 50]])
+        total += said_at_all(model, source, wanted[begin : begin + 50])
+        found += [tokenizer.decode(line).strip() for line in greedy(model, source)]
+    references = [texts["test_2016_flickr"][1]]
+    bleu = sacrebleu.corpus_bleu(found, references, tokenize="none", force=True)
+    chrf = sacrebleu.corpus_chrf(found, references)
+    mean = total / sum(len(line) + 1 for line in wanted)
+    return f"BLEU {bleu.score:.2f}, chrF {chrf.score:.2f}, loss {mean:.4f}"
 
 
 @torch.no_grad()
-def greedy(model: PlainTranslator, source: list[list[int]]) -> list[int]:
-    """The likeliest word each time."""
-    said = [BEGIN]
-    while said[-1] != END and len(said) < len(source[0]) + 51:
-        said.append(int(model(torch.tensor(source), torch.tensor([said]))[0, -1, 1:].argmax()) + 1)
-    return [word for word in said if word > END]
+def said_at_all(model: PlainTranslator, source: Tensor, wanted: list[list[int]]) -> float:
+    """The negative log-likelihood of translations, in nats."""
+    logits = model(source, padded([[BEGIN, *line] for line in wanted])).flatten(0, 1)
+    targets = padded([[*line, END] for line in wanted]).flatten()
+    return F.cross_entropy(logits, targets, ignore_index=PAD, reduction="sum").item()
+
+
+@torch.no_grad()
+def greedy(model: PlainTranslator, source: Tensor) -> list[list[int]]:
+    """The likeliest word each time, of every sentence until it ends or is 50 words longer than its source."""
+    said = torch.full((len(source), 1), BEGIN)
+    longest = (source != PAD).sum(1) + 50
+    going = torch.ones(len(source), dtype=torch.bool)
+    while going.any():
+        words = model(source, said)[:, -1, 1:].argmax(1) + 1
+        said = torch.cat([said, words.where(going, PAD)[:, None]], 1)
+        going &= (words != END) & (said.shape[1] - 1 < longest)
+    return [[word for word in row if word > END] for row in said.tolist()]
 
 
 def main() -> None:

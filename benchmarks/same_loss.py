@@ -14,7 +14,7 @@ from benchmarks.harness import machine
 from benchmarks.network import Host, hosts_with_a_link, missing, one_host, start_on
 
 WIRES = ("lookaround", "lookaround-bfloat16", "lookaround-int8")
-RATES, SEEDS, TARGET = (0.05, 0.1, 0.2), (0, 1, 2), 0.1
+RATES, SEEDS, TARGET = (0.05, 0.1, 0.2), (0, 1, 2, 3, 4), 0.1
 
 
 def trained(hosts: list[Host], way: str) -> list[dict[str, Any]]:
@@ -34,6 +34,7 @@ def best(runs: list[dict[str, Any]]) -> tuple[float, dict[str, float]] | None:
         of = [run for run in runs if run["lr"] == lr]
         if all(run["seconds"] is not None for run in of):
             found[lr] = {key: median(run[key] for run in of) for key in ("seconds", "step", "samples", "bytes")}
+            found[lr] |= {"least": min(run["seconds"] for run in of), "most": max(run["seconds"] for run in of)}
     return min(found.items(), key=lambda item: item[1]["step"]) if found else None
 
 
@@ -48,9 +49,10 @@ def compare(title: str, networks: dict[str, AbstractContextManager[list[Host]]],
             continue
         lr, row = chosen
         sent = row["bytes"] / (counters if len(hosts) > 1 else 1) if len(hosts) > 1 else 0.0
+        number = f"{len(hosts)} process{'es' if len(hosts) > 1 else ''}"
+        seconds = f"{row['seconds']:8.2f} s ({row['least']:.2f} to {row['most']:.2f})"
         print(
-            f"  {way:<19} {len(hosts)} process{'es' if len(hosts) > 1 else '':<3} {row['seconds']:8.2f} s   {row['step']:5.0f} steps   "
-            f"{sent / 1e6:9.2f} MB sent a process   lr {lr}"
+            f"  {way:<19} {number:<12} {seconds}   {row['step']:5.0f} steps   {sent / 1e6:9.2f} MB sent a process   lr {lr}"
         )
 
 

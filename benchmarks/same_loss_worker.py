@@ -33,11 +33,11 @@ def data() -> tuple[Tensor, Tensor]:
 
 
 def network(seed: int) -> nn.Module:
-    """A small convolutional network, 72,000 parameters."""
+    """A convolutional network of 151,000 parameters, of which a step on 64 samples costs more than talking of it."""
     torch.manual_seed(seed)
     return nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(512, 128), nn.ReLU(), nn.Linear(128, 10),
+        nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(1024, 128), nn.ReLU(), nn.Linear(128, 10),
     )  # fmt: skip
 
 

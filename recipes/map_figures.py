@@ -48,18 +48,41 @@ def write_map(folder: Path) -> None:
         "",
         "Made by `python recipes/map_figures.py docs/results`; read [results](../results.md) first.",
     ]
+    stands: list[str] = []
     for condition, words in WORDS.items():
-        budgets = sorted(budget for name, budget in found if name == condition)
+        budgets = budgets_of(found, condition)
+        if not budgets:  # not measured yet
+            continue
         best = {b: best_schedule(tried, condition, b) for b in budgets}
         rows = corrected([row for b in budgets for row in rows_of(found[condition, b], (SGD, best[b]))])
         split = {b: [rows.pop(0) for _ in found[condition, b]] for b in budgets}
+        stands += [f"| {words} | {b} | {' | '.join(verdicts(split[b]))} |" for b in budgets]
         text += ["", f"## {words}", "", f"![{words}](map-{condition}.png)"]
         for b in budgets:
             order = sorted(split[b], key=lambda row: (row.name != SGD, _place(row.name)))
             text += ["", f"{b} gradients of 32 images; of SGD's schedules held-out images choose {best[b]}:", ""]
             text += [*head((SGD, "that one")), *map(line, order)]
         save(forest(split, words), folder / f"map-{condition}.png")
+    head_of_all = ["", "## What stands after correction", "", *STANDS]
+    text[3:3] = [*head_of_all, *stands]
     (folder / "map.md").write_text("\n".join(text) + "\n", encoding="utf-8")
+
+
+STANDS = (
+    "| condition | gradients | NLL lower than SGD's with a cosine | NLL lower than SGD's, schedule tuned too | higher than that |",
+    "| --- | ---: | --- | --- | --- |",
+)
+
+
+def verdicts(rows: Sequence[Row]) -> list[str]:
+    """The methods whose difference in NLL stands (p < 0.05, Holm's): below SGD, below and above its best schedule."""
+    found = []
+    for baseline, sign in ((0, -1), (1, -1), (1, 1)):
+        known = [(row.name, row.against[baseline]) for row in rows]
+        standing = [(name, one) for name, one in known if one is not None and one.p < 0.05]
+        names = [name for name, one in standing if sign * one.by["nll"].mean > 0]
+        found.append(", ".join(sorted(names, key=_place)) or "none")
+    return found
 
 
 def best_schedule(tried: Sequence[Mapping[str, str]], condition: str, budget: int) -> str:
@@ -198,33 +221,92 @@ def _reach(places: Sequence[float], losses: Sequence[float], limit: float) -> fl
     return abs(places[-1] - places[0])
 
 
+WAYS = {
+    "sgd": ("SGD, cosine", "#000000", "-"),
+    "ema": ("EMA of it", "#000000", ":"),
+    "sgd:schedule=constant": ("SGD, constant rate", "#009E73", "-"),
+    "ema:schedule=constant": ("EMA of it", "#009E73", ":"),
+    "lookahead": ("Lookahead, cosine", "#0072B2", "-"),
+    "lookaround:batch=1/d": ("Lookaround, batch/d, cosine", "#D55E00", "-"),
+}
+
+
 def write_curves(folder: Path) -> None:
-    """Whole curves: the test error and NLL along the way, of the cosine's and of the constant rate's weights and averages."""
-    drawn = {
-        "sgd": ("SGD, cosine", "#000000", "-"),
-        "ema": ("EMA of it", "#000000", ":"),
-        "sgd:schedule=constant": ("SGD, constant rate", "#009E73", "-"),
-        "ema:schedule=constant": ("EMA of it", "#009E73", ":"),
-        "lookahead": ("Lookahead, cosine", "#0072B2", "-"),
-        "lookaround:batch=1/d": ("Lookaround, batch/d, cosine", "#D55E00", "-"),
-    }
+    """Whole curves: the test NLL along the way, of the cosine's and of the constant rate's weights and averages."""
     lines = read(folder / "map-way.csv")
     wanted = [(c, b) for c in ("clean", "noise") for b in (300, 3000) if any(_at(row, c, b) for row in lines)]
-    figure, panels = new_figure(9.5, 3.4 * math.ceil(len(wanted) / 2), 2, math.ceil(len(wanted) / 2))
+    height = math.ceil(len(wanted) / 2)
+    figure, panels = new_figure(9.5, 3.4 * height + 0.4, 2, height)
     for panel, (condition, budget) in zip(panels, wanted, strict=False):
-        for name, (label, color, style) in drawn.items():
-            mine = [row for row in lines if _at(row, condition, budget) and row["row"] == name]
-            at = sorted({int(row["gradients"]) for row in mine})
-            means = [statistics.fmean(float(row["nll"]) for row in mine if int(row["gradients"]) == g) for g in at]
-            panel.plot(at, means, color=color, linestyle=style, marker="o", markersize=2.5, label=label)
-        panel.set(yscale="log", title=f"{WORDS[condition]}, {budget} gradients", xlabel="gradients of 32 images")
-        panel.set_title(panel.get_title(), fontsize=9)
-        panel.set(ylabel="test NLL, mean of ten seeds")
-        panel.yaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%.2f"))
-        panel.yaxis.set_minor_formatter(mpl.ticker.FormatStrFormatter("%.2f"))
-        panel.grid(alpha=0.3, which="both")
+        draw_ways(panel, [row for row in lines if _at(row, condition, budget)], WAYS)
+        panel.set_title(f"{WORDS[condition]}, {budget} gradients", fontsize=9)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     save(figure, folder / "map-curves.png")
+
+
+def draw_ways(panel, lines: Sequence[Mapping[str, str]], names: Sequence[str]) -> None:
+    """Means over the seeds along the way."""
+    for name in names:
+        label, color, style = WAYS[name]
+        mine = [row for row in lines if row["row"] == name]
+        at = sorted({int(row["gradients"]) for row in mine})
+        means = [statistics.fmean(float(row["nll"]) for row in mine if int(row["gradients"]) == g) for g in at]
+        panel.plot(at, means, color=color, linestyle=style, marker="o", markersize=2.5, label=label)
+    panel.set(yscale="log", xlabel="gradients of 32 images", ylabel="test NLL, mean of ten seeds")
+    for set_formatter in (panel.yaxis.set_major_formatter, panel.yaxis.set_minor_formatter):
+        set_formatter(mpl.ticker.FormatStrFormatter("%.2f"))
+    panel.tick_params(which="both", labelsize=8)
+    panel.grid(alpha=0.3, which="both")
+
+
+SHOWN = (
+    *("ema", "swa", "power-ema:schedule=constant", "lookahead:alpha=0.8", "snoo"),
+    *("lookaround", "lookaround:batch=1/d", "dart"),
+)
+
+
+SHORT = {
+    "power-ema:schedule=constant": "anytime: EMA at a\nconstant rate",
+    "ema": "ema of a decay",
+    "lookaround:batch=1/d": "lookaround,\nbatch 1/d",
+}
+
+
+def write_summary(folder: Path) -> None:
+    """The first picture of the README: a run on its way, and where its end is against the best schedule of SGD."""
+    figure, (left, right) = new_figure(10.5, 4.2, 2, width_ratios=[1, 1.25])
+    ways = [row for row in read(folder / "map-way.csv") if _at(row, "clean", 300)]
+    draw_ways(left, ways, ("sgd:schedule=constant", "ema:schedule=constant", "sgd"))
+    left.set_title("on the way: an average is far ahead of its weights", fontsize=10)
+    left.legend(frameon=False, fontsize=9)
+    found, tried = runs(folder / "map.csv"), read(folder / "map-tried.csv")
+    right.axvline(0, color="black", linewidth=1)
+    for index, budget in enumerate(budgets_of(found, "clean")):
+        best = best_schedule(tried, "clean", budget)
+        right.plot([], [], "o-", color=SHADES[index], label=f"{budget} gradients")
+        for row in rows_of(found["clean", budget], (best,)):
+            if row.name in SHOWN and row.against[0] is not None:
+                place = SHOWN.index(row.name) + 0.25 * (index - 1)
+                _point(right, row.against[0].by["ratio"], "ratio", place, SHADES[index])
+    ratios = (0.7, 0.8, 0.9, 1, 1.2, 1.5, 2)
+    right.set_xticks([math.log(ratio) for ratio in ratios], [f"{ratio:g}" for ratio in ratios])
+    right.set(
+        yticks=range(len(SHOWN)),
+        yticklabels=[SHORT.get(name, name) for name in SHOWN],
+        xlabel="NLL as a multiple of SGD's (left is better)",
+    )
+    right.set_xlim(LIMITS["ratio"])
+    right.set_title("at the end: against SGD, its schedule tuned too", fontsize=10)
+    right.invert_yaxis()
+    right.grid(axis="x", alpha=0.3)
+    right.spines[["top", "right"]].set_visible(False)
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower right", ncols=3, frameon=False, fontsize=9)
+    save(figure, folder / "map-summary.png")
+
+
+def budgets_of(found: Mapping[tuple[str, int], object], condition: str) -> list[int]:
+    """The budgets at which a condition was measured."""
+    return sorted(budget for name, budget in found if name == condition)
 
 
 def _at(row: Mapping[str, str], condition: str, budget: int) -> bool:
@@ -248,6 +330,7 @@ def main() -> None:
     folder = parser.parse_args().folder
     write_map(folder)
     write_curves(folder)
+    write_summary(folder)
     rates = write_rates(folder)
     with (folder / "map.md").open("a", encoding="utf-8") as file:
         file.write("\n## How wide is the range of rates?\n\n![Held-out NLL against the rate](map-rates.png)\n\n")

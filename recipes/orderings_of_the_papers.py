@@ -11,6 +11,7 @@ branches d      001 Table 7: d branches, each on an augmentation of its own; and
 period          001 Figure 5: k
 k and alpha     002 Table 5
 momentum        002 section 5: what an average does to the inner momentum
+inside rounds   001 Figure 6: the branches after four of five steps, and their average; in ``orderings-rounds.csv``
 ==============  ============================================================================================================
 """
 
@@ -21,8 +22,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from map_of_averages import Training, cell, lookahead, lookaround
-from population import Condition
+from map_of_averages import FRESH, METRICS, Training, append, cell, cosine, lookahead, lookaround
+from population import CONDITIONS, Condition, Copies, Population, Run, gradients, parts, scores
+
+from lookaround import Lookaround
 
 BUDGET = 300
 FIVE = ("shift", "small-rotation", "perspective", "rand-augment", "none")
@@ -51,8 +54,34 @@ def questions() -> Iterator[Question]:
     for mode in MODES:
         ahead = Training(f"lookahead:inner_state={mode}", lookahead(k=5, alpha=0.5, inner_state=mode))
         around = Training(f"lookaround:inner_state={mode}", lookaround(branches=3, k=5, inner_state=mode))
-        yield ahead, Condition("momentum"), BUDGET
-        yield around, Condition("momentum"), BUDGET
+        yield ahead, Condition("momentum of lookahead"), BUDGET
+        yield around, Condition("momentum of lookaround"), BUDGET
+
+
+def inside_rounds(rate: float, momentum: float = 0.9, k: int = 5) -> Iterator[dict[str, object]]:
+    """Before the last step of every round: each branch's scores on test images and those of the average, for every fresh seed."""
+    runs = [Run(rate, seed) for seed in FRESH]
+    model, passes = Population(runs), BUDGET // 3
+    inner = torch.optim.SGD(model.parameters(), lr=1.0, momentum=momentum)
+    optimizer = Lookaround(inner, branches=3, k=k)
+    rates, seed_of = torch.full((len(runs),), rate * (1 - momentum)), torch.arange(len(runs))
+    test = parts(CONDITIONS["clean"])["test"]
+    for place, copies in enumerate(Copies(CONDITIONS["clean"], FRESH, 32, passes, 3), start=1):
+        inner.param_groups[0]["lr"] = min(1.0, place / (passes // 20)) * cosine((place - 1) / passes)
+        key = {"rate": rate, "gradients": 3 * (place - 1)}
+        if place % k == 0:
+            with optimizer.averaged():
+                yield from _seeds({**key, "who": "average"}, scores(model, test))
+        for branch in optimizer.around():
+            if place % k == 0:
+                yield from _seeds({**key, "who": f"branch {branch}"}, scores(model, test))
+            gradients(model, copies[branch], rates, seed_of)
+            optimizer.step()
+
+
+def _seeds(key: dict[str, object], found: list[dict[str, float]]) -> Iterator[dict[str, object]]:
+    for seed, values in zip(FRESH, found, strict=True):
+        yield {**key, "seed": seed, **values}
 
 
 def main() -> None:
@@ -63,6 +92,10 @@ def main() -> None:
     torch.set_num_threads(1)
     for training, condition, budget in questions():
         cell(training, condition, budget, options.out, "orderings")
+    path = options.out / "orderings-rounds.csv"
+    if not path.exists():
+        rows = [row for rate in (0.8, 3.2) for row in inside_rounds(rate)]
+        append(path, ["rate", "gradients", "who", "seed", *METRICS], rows)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def test_every_command_says_in_one_line_what_to_install(tmp_path):
     ended = subprocess.run(words, env={**os.environ, "PYTHONPATH": seen}, capture_output=True, text=True)
     said = (
         f"lookaround: the command needs packages that are not installed ({', '.join(_PACKAGES)}); "
-        "add them with: pip install 'lookaround[train]'\n"
+        "add them with: pip install '.[train]'\n"
     )
     assert (ended.returncode, ended.stderr) == (0, said * len(COMMANDS))
     assert all(command in ended.stdout for command in COMMANDS)

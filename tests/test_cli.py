@@ -162,7 +162,10 @@ def with_a_corrupt_image(root: Path) -> Path:
         (["--methods", "lookaround:k=0"], r"lookaround: k must be at least 1, got 0"),
         (["--methods", "sgd:k=5"], r"sgd has no setting 'k'; it has lr, momentum, dampening, weight_decay, nesterov,"),
         (["--methods", "lookahead:alpha=2"], r"lookahead: alpha must be from 0 to 1, got 2"),
-        (["--methods", "sgd", "ema:decay=1"], r"ema:decay=1: decay must be in \[0, 1\), got 1"),
+        (
+            ["--methods", "sgd", "ema:decay=1"],
+            "ema: decay must be below 1, got 1; the mean of all points is tail:fraction=1",
+        ),
         (["--methods", "sgd", "--all", "k=3"], r"--all: none of sgd has a setting 'k'"),
         (["--budget", "10"], r"sgd: a minibatch costs 192 samples, more than the whole budget of 10"),
         (["--device", "tpu"], r"unknown device 'tpu'; choose auto, cpu, cuda or cuda:N"),

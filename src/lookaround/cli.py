@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from typing import NoReturn
 
 _FAILURE, _USAGE = 1, 2
-# What `pip install 'lookaround[train]'` adds, by the names under which it is imported.
+# What `pip install '.[train]'` adds, by the names under which it is imported.
 _PACKAGES = (
     "PIL",
     "blake3",
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     missing = [package for package in _PACKAGES if find_spec(package) is None]
     if missing:
         what = f"the command needs packages that are not installed ({', '.join(missing)})"
-        return _fail(f"{what}; add them with: pip install 'lookaround[train]'", _USAGE)
+        return _fail(f"{what}; add them with: pip install '.[train]'", _USAGE)
     _show_progress()
     return _guarded(command, words)
 

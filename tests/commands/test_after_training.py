@@ -57,6 +57,17 @@ def test_evaluate_takes_soups_and_splits(soup, runs, capsys):
     assert capsys.readouterr().out.splitlines()[-1].split()[0] == test.splitlines()[-1].split()[0] == "soup"
 
 
+def test_a_soup_names_its_data_and_a_folder_stands_for_its_runs(soup, experiment, runs, capsys, tmp_path):
+    assert main(["evaluate", soup, "--data", "digits"]) == 0
+    expected = capsys.readouterr().out
+    assert main(["evaluate", soup]) == 0
+    assert capsys.readouterr().out == expected
+    assert main(["evaluate", *sorted(runs.values())]) == 0
+    expected = capsys.readouterr().out
+    assert main(["evaluate", str(experiment)]) == 0
+    assert capsys.readouterr().out == expected
+
+
 def predictions(text):
     return list(csv.DictReader(io.StringIO(text)))
 
@@ -176,4 +187,4 @@ def test_bad_input_is_one_line(words, said, runs, digits, tmp_path, refused):
 def test_what_onnx_needs_is_said(runs, tmp_path, refused, monkeypatch):
     monkeypatch.setattr("lookaround.commands.export.find_spec", lambda name: None)
     said = refused("export", runs["sgd"], str(tmp_path / "net.onnx"))
-    assert said == "onnx needs onnx and onnxscript; add it with: pip install 'lookaround[onnx]'"
+    assert said == "onnx needs onnx and onnxscript; add it with: pip install '.[onnx]'"

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lookaround.averaging.files import read_header, save_tensors
 from lookaround.cli import main
 from lookaround.experiment.training import Training
 from lookaround.landscape import Plane, Value, flatten
@@ -241,7 +242,7 @@ def test_a_trajectory_from_scratch_begins_with_the_seeds_initial_weights(runs, t
         (["line", "{sgd}"], "a line takes two runs, got 1"),
         (["line", "{sgd}", "{sgd}"], "the two weight vectors are equal"),
         (["line", "{sgd}", "no/such"], "there is no no/such; give a run's folder"),
-        (["line", "{experiment}", "{sgd}"], "holds 3 runs; choose among"),
+        (["line", "{experiment}", "{sgd}"], "holds 3 runs; give one of them, such as "),
         (["line", "{sgd}", "{experiment}/sgd,batch=20"], "holds no finished run"),
         (["line", "{sgd}", "{experiment}/experiment.json"], "experiment.json is no safetensors file"),
         (["line", "{sgd}", "{lookahead}", "--images", "61"], "takes 1 to 60 images, got 61"),
@@ -280,14 +281,18 @@ def test_other_networks_and_files_without_one_are_refused(runs, tmp_path, refuse
     assert "the state dict has no" in refused("landscape", "line", runs["sgd"], str(tmp_path / "w.safetensors"))
 
 
-def test_a_copied_file_has_to_be_told_its_images(runs, tmp_path, refused):
+def test_a_copied_file_knows_its_data_set_and_has_to_be_told_a_folder_of_images(runs, tmp_path, refused):
     copies = [tmp_path / f"{method}.safetensors" for method in ("sgd", "lookahead")]
     for copy in copies:
         copy.write_bytes((Path(runs[copy.stem]) / "model.safetensors").read_bytes())
     words = ["landscape", "line", *map(str, copies), "--points", "3", "--out", str(tmp_path / "out"), *SMALL]
-    assert "pass --data and --root" in refused(*words)
-    assert main([*words, "--data", "digits"]) == 0
+    assert main(words) == 0
     assert len(table(tmp_path / "out" / "line.csv")) == 5
+    for copy in copies:
+        of_photos = {**read_header(copy)[1], "lookaround.data": "photos"}
+        save_tensors(copy, load_file(copy), of_photos)
+    assert "pass --data folder --root FOLDER, or --data digits, cifar10, cifar100" in refused(*words)
+    assert main([*words, "--data", "digits", "--out", str(tmp_path / "told")]) == 0
 
 
 def test_help_of_the_group_and_of_each_verb(capsys):

@@ -7,8 +7,10 @@ from itertools import pairwise
 import pytest
 
 from lookaround.experiment import DivergedError, UsageError, train
+from lookaround.experiment.edges import edges
 from lookaround.experiment.folder import saved_experiment
 from lookaround.experiment.tuning import Search, Trial, rungs, tried_table, tune
+from lookaround.methods import Spec
 from lookaround.tasks.base import Metric
 from reference.tiny_experiment import a_plan
 
@@ -124,6 +126,35 @@ def test_what_diverges_is_not_chosen_and_where_all_do_that_is_said(plan, tmp_pat
     only = replace(plan, methods=plan.methods[:1])
     with pytest.raises(DivergedError, match="every candidate diverged: give --grid lower learning rates"):
         tune(only, Search({"lr": ["1e30", "1e31"]}, (7,)), tmp_path / "b", display)
+
+
+def test_a_best_value_at_the_edge_of_the_grid_is_said_in_a_line(plan, tmp_path, display):
+    only = replace(plan, methods=plan.methods[:1])
+    tune(only, Search({"lr": ["1e-7", "1e-6"], "momentum": ["0.9"]}, (7,)), tmp_path, display)
+    tuned = json.loads((tmp_path / "tuned.json").read_text())
+    (best,) = [trial["label"] for trial in tuned["trials"] if trial["chosen"]]
+    side = ("lowest", "lower") if "lr=1e-07" in best else ("highest", "higher")
+    lr = "1e-07" if side[0] == "lowest" else "1e-06"
+    said = f"sgd:batch=16: the best lr, {lr}, is the {side[0]} that was tried; a {side[1]} one may be better"
+    assert tuned["edges"] == [said]
+    assert (tmp_path / "tried.md").read_text().endswith(f"|\n\n{said}\n")
+
+
+def test_which_chosen_values_lie_at_the_edge():
+    tried = [
+        Spec.parse(f"sgd:lr={lr},momentum={m},nesterov={n}")
+        for lr in (0.1, 0.2, 0.4)
+        for m in (0.8, 0.9)
+        for n in ("true", "false")
+    ]
+    assert edges({"a": tried}, {"a": tried[0]}) == [
+        "a: the best lr, 0.1, is the lowest that was tried; a lower one may be better",
+        "a: the best momentum, 0.8, is the lowest that was tried; a lower one may be better",
+    ]
+    middle = [spec for spec in tried if "momentum=0.8" in spec.label]
+    assert edges({"a": tried, "b": middle}, {"a": tried[7], "b": middle[2]}) == [
+        "a: the best momentum, 0.9, is the highest that was tried; a higher one may be better"
+    ]
 
 
 def test_the_table_of_what_was_tried():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from map_figures import width
 from map_of_averages import TRAININGS, Training, best, cell, cooldown, held, lookahead, lookaround, train
+from orderings_of_the_papers import inside_rounds
 from population import (
     CONDITIONS,
     Condition,
@@ -192,3 +193,13 @@ def test_one_branch_of_lookaround_is_the_inner_optimizer():
 def test_the_width_of_the_range_of_rates_is_measured_along_lines_between_them():
     assert width([0, 1, 2, 3], [4.0, 0.0, 1.0, 3.0], 2.0) == 0.5 + 1.5
     assert width([0, 1, 2], [1.0, 0.0, 1.0], 5.0) == 2
+
+
+def test_branches_are_scored_inside_rounds_beside_their_average(monkeypatch):
+    monkeypatch.setattr("orderings_of_the_papers.BUDGET", 60)
+    rows = list(inside_rounds(3.2))
+    assert len(rows) == 4 * 4 * 10  # rounds of five of twenty passes; three branches and their average; seeds
+    assert {row["gradients"] for row in rows} == {12, 27, 42, 57}
+    last = {row["who"]: row["nll"] for row in rows if row["seed"] == 0 and row["gradients"] == 57}
+    assert len(set(last.values())) == 4
+    assert last["average"] < sum(last[f"branch {branch}"] for branch in range(3)) / 3

@@ -251,6 +251,16 @@ def test_what_a_user_gets_wrong_is_said_in_a_line(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_says_what_it_guesses_or_where_it_differs_from_its_source(name: str) -> None:
+    assert make(name, {}).notes
+
+
+def test_the_list_says_that_soups_are_a_step_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes"]) == 0
+    assert "lookaround soup then makes the soups" in " ".join(capsys.readouterr().out.split())
+
+
 def test_the_options_of_a_recipe_are_its_plans() -> None:
     recipe = make("lookahead-table-3", {})
     assert {"window", "epochs", "device", "seeds"} <= options(recipe).keys()

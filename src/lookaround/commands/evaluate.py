@@ -12,7 +12,7 @@ import tyro
 
 from lookaround.commands.images import DataOptions, experiment_of, load_images
 from lookaround.commands.parsing import parse, usage_errors
-from lookaround.commands.runs import Run, load_run, load_runs, network_of, vision
+from lookaround.commands.runs import Run, each_run, load_run, load_runs, network_of, vision
 from lookaround.commands.texts import evaluated, text_metrics, text_task
 from lookaround.errors import UsageError
 from lookaround.experiment import Plan
@@ -25,7 +25,8 @@ from lookaround.experiment.tables import fitted
 class EvaluateOptions(DataOptions):
     """Measure finished networks: accuracy, likelihood, calibration error; of text perplexity and bits per byte, or BLEU and chrF.
 
-    A RUN is a folder OUT/METHOD/seed-SEED of lookaround train, its safetensors file, or a soup of some. Images are normalized as
+    A RUN is a folder OUT/METHOD/seed-SEED of lookaround train, its safetensors file, or a soup of some; OUT itself stands for all
+    of its finished runs. Images are normalized as
     the networks were trained; text is read in the networks' own tokens, and --root may be another folder with a test text, or for
     language models a file.
 
@@ -43,6 +44,7 @@ def evaluate(words: Sequence[str]) -> None:
     options = parse(EvaluateOptions, words, "evaluate")
     if not options.runs:
         raise UsageError("nothing to evaluate; give runs of lookaround train or safetensors files")
+    options = replace(options, runs=tuple(each_run(options.runs)))
     tasks = {text_task(run) for run in options.runs}
     lines = _of_images(options) if tasks == {None} else _of_text(options, tasks)
     print(fitted(lines[0][0], [cells for _, cells in lines]))

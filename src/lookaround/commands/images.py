@@ -27,7 +27,8 @@ class DataOptions:
     """Where the images come from and where they are worked on."""
 
     data: str | None = None
-    """Data set: digits, cifar10, cifar100 or folder. None: that of the runs' experiment."""
+    """Data set: digits, cifar10, cifar100 or folder. None: that of the runs' experiment,
+    or the one that their files name."""
     root: Path | None = None
     """Folder that holds the data. None: that of the runs' experiment."""
     device: str = "auto"

@@ -21,6 +21,7 @@ from lookaround.methods import Resolved, Spec
 from lookaround.tasks.base import Task
 from lookaround.tasks.vision import VisionConfig, load_network, preset
 from lookaround.tasks.vision.networks import ARCHITECTURE, NOTE, Architecture
+from lookaround.tasks.vision.presets import PRESETS
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Run:
         plan: of the experiment in whose folder the file lies, or None.
         model: the network on the CPU in evaluation mode, or None where the file holds tensors alone.
         architecture: of the network, or None.
+        data: the name of the data it was trained on, as its file says; None where it does not.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Run:
     plan: Plan | None
     model: nn.Module | None
     architecture: Architecture | None
+    data: str | None = None
 
     def weights(self, like: nn.Module) -> Tensor:
         """The weights as one vector, in the order of ``like``'s parameters.
@@ -78,7 +81,8 @@ def load_run(path: Path) -> Run:
     name = f"{method}, seed {seed}" if method else file.stem
     folder = file.parent.parent.parent
     plan = saved_plan(folder) if (folder / EXPERIMENT).is_file() else None
-    return Run(name, file, method, None if seed is None else int(seed), plan, model, architecture)
+    data = metadata.get(NOTE.format("data"))
+    return Run(name, file, method, None if seed is None else int(seed), plan, model, architecture, data)
 
 
 def _of_images(metadata: Mapping[str, str]) -> bool:
@@ -104,12 +108,21 @@ def network_file(path: Path) -> Path:
         return path / NETWORK
     if diverged(path):
         raise UsageError(f"{path} holds no network: {diverged(path)}")
-    inside = sorted(path.glob(f"*/seed-*/{NETWORK}"))
+    inside = _finished(path)
     if len(inside) == 1:
-        return inside[0]
+        return inside[0] / NETWORK
     if inside:
-        raise UsageError(f"{path} holds {len(inside)} runs; choose among {', '.join(str(f.parent) for f in inside)}")
+        raise UsageError(f"{path} holds {len(inside)} runs; give one of them, such as {inside[0]}")
     raise UsageError(f"{path} holds no finished run: there is no {NETWORK} in it")
+
+
+def each_run(paths: Sequence[Path]) -> list[Path]:
+    """The paths, an experiment's folder replaced by its finished runs."""
+    return [run for path in paths for run in (_finished(path) or [path])]
+
+
+def _finished(path: Path) -> list[Path]:
+    return [] if (path / NETWORK).is_file() else sorted(file.parent for file in path.glob(f"*/seed-*/{NETWORK}"))
 
 
 def diverged(folder: Path) -> str | None:
@@ -173,15 +186,21 @@ def network_of(runs: Sequence[Run]) -> tuple[nn.Module, Architecture]:
 def plan_of(runs: Sequence[Run], data: str | None) -> Plan:
     """The plan of the first run that lies in an experiment's folder, or else one with the preset of ``data``.
 
+    Without ``data`` that is the data set that the files name, as soups do of what all their ingredients were trained on.
+
     Raises:
         UsageError: neither is there, or the experiment trained something else than images.
     """
     for run in runs:
         if run.plan is not None and data in (None, vision(run.plan).data):
             return run.plan
+    data = data or next((run.data for run in runs if run.data in PRESETS), None)
     if data is None:
         files = ", ".join(str(run.file) for run in runs)
-        raise UsageError(f"{files}: there is no {EXPERIMENT} that names the images; pass --data and --root")
+        raise UsageError(
+            f"{files}: neither the file nor an {EXPERIMENT} says which images to use; pass --data folder --root FOLDER, "
+            f"or --data {', '.join(name for name in PRESETS if name != 'folder')}"
+        )
     with usage_errors():
         return Plan("vision", preset(data), (Spec("sgd"),))
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from lookaround.errors import DivergedError, UsageError
 from lookaround.experiment.comparison import train
 from lookaround.experiment.display import Display
+from lookaround.experiment.edges import edges
 from lookaround.experiment.files import write_atomically, write_json
 from lookaround.experiment.grid import candidates, equal_effort
 from lookaround.experiment.plan import Plan
@@ -77,7 +78,7 @@ def tune(plan: Plan, search: Search, out: Path, display: Display | None = None, 
     """Chooses each method's settings on held-out data and trains the chosen ones with the plan's seeds on all training data.
 
     ``out`` gets an experiment ``rung-1`` (and 2, 3, … when halving), the experiment ``result``, ``tuned.json`` and ``tried.md``: what
-    was tried, how often, and what was chosen.
+    was tried, how often, what was chosen, and which chosen values lie at the edge of the grid.
 
     Args:
         plan: of the result: its methods are those to tune, its seeds fresh ones.
@@ -104,7 +105,7 @@ def tune(plan: Plan, search: Search, out: Path, display: Display | None = None, 
     trials: list[Trial] = []
     chosen = _search(prepared, search, found, metric, trials, out, display)
     tried = [replace(trial, chosen=trial.label == chosen[trial.method].label) for trial in trials]
-    _write(out, search, metric, tried)
+    _write(out, search, metric, tried, edges(found, chosen))
     result = replace(plan, methods=tuple(chosen.values()))
     return train(result, out / "result", display, resume=True)
 
@@ -213,7 +214,7 @@ def _best(specs: list[Spec], trials: list[Trial], metric: Metric, keep: int | No
     return [specs[place] for *_, place in ranked[:number]]
 
 
-def _write(out: Path, search: Search, metric: Metric, trials: Sequence[Trial]) -> None:
+def _write(out: Path, search: Search, metric: Metric, trials: Sequence[Trial], at_edge: Sequence[str]) -> None:
     listed = [asdict(trial) for trial in trials]
     methods = list(dict.fromkeys(trial.method for trial in trials))
     effort = {
@@ -224,9 +225,16 @@ def _write(out: Path, search: Search, metric: Metric, trials: Sequence[Trial]) -
         }
         for method in methods
     }
-    described: dict[str, Any] = {"search": asdict(search), "by": metric.name, "effort": effort, "trials": listed}
+    described: dict[str, Any] = {
+        "search": asdict(search),
+        "by": metric.name,
+        "effort": effort,
+        "edges": list(at_edge),
+        "trials": listed,
+    }
     write_json(out / TUNED, described)
-    write_atomically(out / TRIED, f"{tried_table(trials, metric)}\n".encode())
+    said = [tried_table(trials, metric), *([""] if at_edge else []), *at_edge]
+    write_atomically(out / TRIED, ("\n".join(said) + "\n").encode())
 
 
 def tried_table(trials: Sequence[Trial], metric: Metric) -> str:

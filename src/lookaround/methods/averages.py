@@ -36,8 +36,13 @@ class Ema(Sampling):
     """Settings of ema."""
 
     decay: Annotated[
-        float, Help("decay from point to point; the average follows faster while there are few", least=0)
+        float, Help("decay from point to point, below 1; the average follows faster while there are few", least=0)
     ] = 0.999
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.decay < 1:
+            raise ValueError(f"decay must be below 1, got {self.decay:g}; the mean of all points is tail:fraction=1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,9 @@ nest is kept, and moved on from each step to what comes next.
 from enum import Enum, auto
 from typing import NamedTuple
 
+# A named tuple without the checks of its arguments: one is made at every step.
+_new = tuple.__new__
+
 
 class Move(Enum):
     """What comes after a branch's turn."""
@@ -38,8 +41,8 @@ class Place(NamedTuple):
 
     def stepped(self) -> "Place":
         """After one more step of the branch in its turn."""
-        taken = self.taken + 1
-        return self._replace(taken=taken, most=max(self.most, taken))
+        round_, step, branch, taken, most = self
+        return _new(Place, (round_, step, branch, taken + 1, most if most > taken else taken + 1))
 
 
 def turn_ends(place: Place, branches: range, k: int) -> tuple[Move, Place]:
@@ -53,11 +56,11 @@ def turn_ends(place: Place, branches: range, k: int) -> tuple[Move, Place]:
     >>> turn_ends(Place(branch=1, taken=1, most=1), range(2), k=1)[0]
     <Move.AVERAGE: 2>
     """
-    if place.branch + 1 < branches.stop:
-        return Move.NEXT_BRANCH, place._replace(branch=place.branch + 1, taken=0)
-    step = place.step + place.most
-    after = place._replace(step=step, branch=branches.start, taken=0, most=0)
-    return (Move.AVERAGE if step >= k else Move.NEXT_BRANCH), after
+    round_, step, branch, _, most = place
+    if branch + 1 < branches.stop:
+        return Move.NEXT_BRANCH, _new(Place, (round_, step, branch + 1, 0, most))
+    after = _new(Place, (round_, step + most, branches.start, 0, 0))
+    return (Move.AVERAGE if step + most >= k else Move.NEXT_BRANCH), after
 
 
 def round_ends(place: Place, branches: range) -> Place:

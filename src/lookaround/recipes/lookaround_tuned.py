@@ -153,7 +153,7 @@ def table_9() -> Recipe:
 
 
 def table_11() -> Recipe:
-    """Soups of 18 networks against Lookaround: ResNet-50 on CIFAR-100, fine-tuned."""
+    """Soups of 18 networks against Lookaround: ResNet-50 on CIFAR-100, fine-tuned; lookaround soup then makes the soups."""
     own: dict[str, object] = {"momentum": 0.9, "weight_decay": 1e-4, "schedule": "cosine", "batch": 128}
     rates = tuple(spec("sgd", lr=rate, **own) for rate in (0.01, 0.003, 0.001))
     parts = []
@@ -168,8 +168,9 @@ def table_11() -> Recipe:
         Part("lookaround", _tuned("cifar100", "resnet50", (around,)), (Row("Lookaround (M=3)", around.label, printed),))
     )
     notes = (
-        "the soups are made of the ingredients' files with lookaround soup (--greedy): the paper has uniform 82.93, with norm "
-        "statistics estimated anew 84.53, of the ten best 84.60 and 85.57, greedy 85.52 and 86.09",
+        "the soups are a step of their own: lookaround soup uniform.safetensors OUT/*-smoothing-*/*/seed-0, and --greedy for the greedy "
+        "one; then lookaround evaluate. The paper has uniform 82.93, with norm statistics estimated anew 84.53, of the ten best 84.60 and "
+        "85.57, greedy 85.52 and 86.09",
         *_TUNED,
     )
     return Recipe("Lookaround, Table 11", "model soups and Lookaround", tuple(parts), notes)

@@ -37,6 +37,14 @@ def test_lines_are_means_and_bands_reach_from_least_to_greatest(tmp_path):
     assert labels(figure) == ["sgd", "sam"]
 
 
+def test_runs_evaluated_once_are_points_in_time_too(tmp_path):
+    rows = rows_of(tmp_path, {"sgd": {0: [70.0], 1: [50.0]}})
+    _, in_time = curves_figure(rows, [TOP1], "title").axes
+    (line,) = in_time.lines
+    assert (list(line.get_xdata()), list(line.get_ydata()), line.get_marker()) == ([1.05], [40.0], "o")
+    assert [list(part[:, 1]) for part in in_time.collections[0].get_segments()] == [[30.0, 50.0]]
+
+
 def test_a_run_one_record_short_is_drawn_as_far_as_it_goes(tmp_path):
     rows = rows_of(tmp_path, {"sgd": {0: [70.0, 90.0, 95.0], 1: [50.0, 80.0, 95.0]}})
     file = tmp_path / "a" / "sgd" / "seed-1" / "metrics.jsonl"

@@ -27,6 +27,10 @@ def test_a_seed_one_record_short_ends_the_curve_there():
     )
 
 
+def test_seeds_evaluated_once_each_are_one_point_wherever_they_were():
+    assert curve([[(1.0, 4.0)], [], [(2.0, 2.0)], [(6.0, 0.0)]]) == Curve((3.0,), (2.0,), (0.0,), (4.0,))
+
+
 def test_without_a_common_place_there_is_none():
     assert curve([]) is curve([[], []]) is curve([[(1, 0.0), (2, 0.0)], [(3, 0.0)]]) is None
     assert curve([[], [(1, 2.0)]]) == Curve((1,), (2.0,), (2.0,), (2.0,))
@@ -35,6 +39,8 @@ def test_without_a_common_place_there_is_none():
 @settings(deadline=None)
 @given(st.lists(seed, min_size=1, max_size=4))
 def test_between_evaluations_it_is_numpys_interpolation(seeds):
+    if all(len(points) == 1 for points in seeds):
+        seeds = [[*points, (60, 0.0)] for points in seeds]
     found = curve(seeds)
     if found is None:
         assert max(points[0][0] for points in seeds) > min(points[-1][0] for points in seeds)

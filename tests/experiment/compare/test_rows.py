@@ -72,6 +72,14 @@ def test_different_tasks_are_refused_with_what_differs(tmp_path, changes, said):
         merged(a, b)
 
 
+def test_experiments_of_two_kinds_are_refused_without_a_list_of_all_that_differs(tmp_path):
+    a = write_experiment(tmp_path / "a", {"sgd": SGD}, identity={**IDENTITY, "task": "vision"})
+    b = write_experiment(tmp_path / "b", {"sgd": SGD}, identity={"task": "language", "window": 35})
+    said = f"{a} trains the vision task and {b} the language task; give experiments on one task"
+    with pytest.raises(UsageError, match=rf"^{re.escape(said)}$"):
+        merged(a, b)
+
+
 def test_other_metrics_are_another_task(tmp_path):
     a = write_experiment(tmp_path / "a", {"sgd": SGD})
     b = write_experiment(tmp_path / "b", {"sgd": SGD}, metrics=METRICS[:1])

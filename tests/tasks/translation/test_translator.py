@@ -4,9 +4,8 @@ from itertools import product
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lookaround.tasks.text.layers import Attention, Block
 from lookaround.tasks.text.subwords import BEGIN, END, PAD
 from lookaround.tasks.translation.decoding import Search, translate
 from lookaround.tasks.translation.network import Sentences, Translator, TranslatorSize
@@ -130,71 +129,3 @@ def test_a_translation_that_does_not_end_is_as_long_whatever_stands_beside_its_s
     together = translate(endless, sources, search)
     assert together == [[4] * 3, [4] * 5]
     assert together == [translate(endless, sources[:1, :2], search)[0], translate(endless, sources[1:], search)[0]]
-
-
-class PlainTranslator(nn.Module):
-    """The same network out of torch.nn's own layers, with another's weights; embedding and last norms are the very same."""
-
-    def __init__(self, other: Translator) -> None:
-        super().__init__()
-        self.embedding, self.norms = other.embedding, other.norms
-        sizes = (SIZE.width, SIZE.heads, SIZE.hidden, SIZE.dropout)
-        self.encoder = nn.ModuleList(
-            taken(nn.TransformerEncoderLayer(*sizes, batch_first=True, norm_first=True).double(), block)
-            for block in other.encoder
-        )
-        self.decoder = nn.ModuleList(
-            taken(nn.TransformerDecoderLayer(*sizes, batch_first=True, norm_first=True).double(), block)
-            for block in other.decoder
-        )
-
-    def forward(self, sentences: Sentences) -> Tensor:
-        source, target, _ = sentences
-        blank, future = source == PAD, torch.ones(target.shape[1], target.shape[1], dtype=torch.bool).triu(1)
-        memory, vectors = self.embedding(source), self.embedding(target)
-        for layer in self.encoder:
-            memory = layer(memory, src_key_padding_mask=blank)
-        memory = self.norms[0](memory)
-        for layer in self.decoder:
-            vectors = layer(vectors, memory, tgt_mask=future, memory_key_padding_mask=blank)
-        return self.norms[1](vectors) @ self.embedding.weight.T
-
-
-def taken(layer: nn.Module, block: Block) -> nn.Module:
-    take_attention(layer.self_attn, block.attend)
-    if block.look is not None:
-        take_attention(layer.multihead_attn, block.look)
-    layer.linear1.load_state_dict(block.feed[0].state_dict())
-    layer.linear2.load_state_dict(block.feed[3].state_dict())
-    for number, norm in enumerate(block.norms, start=1):
-        getattr(layer, f"norm{number}").load_state_dict(norm.state_dict())
-    return layer
-
-
-def take_attention(plain: nn.MultiheadAttention, own: Attention) -> None:
-    with torch.no_grad():
-        plain.in_proj_weight.copy_(torch.cat([own.query.weight, own.key_value.weight]))
-        plain.in_proj_bias.copy_(torch.cat([own.query.bias, own.key_value.bias]))
-    plain.out_proj.load_state_dict(own.output.state_dict())
-
-
-def test_logits_and_gradients_are_those_of_the_same_network_out_of_torchs_own_layers() -> None:
-    own = network().train()
-    plain = PlainTranslator(own).train()
-    torch.manual_seed(1)
-    source, target = torch.randint(3, 11, (3, 5)), torch.randint(3, 11, (3, 6))
-    source[1, 3:] = PAD
-    sentences, wanted = Sentences(source, target), torch.randint(3, 11, (18,))
-    gradients = []
-    for model in (own, plain):
-        own.zero_grad()
-        logits = model(sentences)
-        nn.functional.cross_entropy(logits.flatten(0, 1), wanted, label_smoothing=0.1).backward()
-        gradients.append((logits.detach(), *(p.grad.clone() for p in (own.embedding.weight, *own.norms.parameters()))))
-    for mine, theirs in zip(*gradients, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
-    into = plain.decoder[0].multihead_attn.in_proj_weight.grad
-    look = own.decoder[0].look
-    own.zero_grad()
-    nn.functional.cross_entropy(own(sentences).flatten(0, 1), wanted, label_smoothing=0.1).backward()
-    torch.testing.assert_close(torch.cat([look.query.weight.grad, look.key_value.weight.grad]), into)

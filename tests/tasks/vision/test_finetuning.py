@@ -147,6 +147,32 @@ def test_torchvisions_weights_are_found_where_torchvision_keeps_them(
     assert model.fc.weight.shape == (7, 512)
 
 
+@pytest.mark.parametrize("name", ["resnet10t", "resnet10t.c3_in1k"])
+def test_timms_weights_are_found_in_the_hubs_cache(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    timm, hub = pytest.importorskip("timm"), pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ValueError, match=r"its weights are not on this machine; .* fetch them with timm.create_model"):
+        load_start(f"timm:{name}")
+    torch.manual_seed(0)
+    published = timm.create_model("resnet10t", num_classes=1000)
+    folder = tmp_path / "models--timm--resnet10t.c3_in1k"
+    (folder / "snapshots" / "abc").mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("abc")
+    save_file(published.state_dict(), folder / "snapshots" / "abc" / "model.safetensors")
+    model = build_model("timm:resnet10t", classes=7, image_size=64)
+    load_start(f"timm:{name}").put(model, tuple("abcdefg"))
+    for key, weight in model.state_dict().items():
+        assert key.startswith("fc.") or torch.equal(weight, published.state_dict()[key])
+    assert model.fc.weight.shape == (7, 512)
+
+
+def test_timm_names_that_are_none_are_said_in_a_line() -> None:
+    pytest.importorskip("timm")
+    with pytest.raises(ValueError, match="--init-from timm:resnet0: timm has no model 'resnet0'"):
+        load_start("timm:resnet0")
+
+
 def test_the_weights_are_part_of_the_tasks_identity(saved: tuple[Path, nn.Module]) -> None:
     folder, _ = saved
     begun = VisionTask.load(replace(CONFIG, init_from=str(folder)), CPU).identity()

@@ -107,7 +107,9 @@ def _draw(panel: Any, found: Curve | None, look: dict[str, Any], label: str) -> 
         return
     marker = "o" if len(found.at) == 1 else None
     panel.plot(found.at, found.mean, **look, label=label, linewidth=1.6, marker=marker)
-    if found.low != found.high:
+    if len(found.at) == 1:
+        panel.vlines(found.at, found.low, found.high, color=look["color"], alpha=0.4)
+    elif found.low != found.high:
         panel.fill_between(found.at, found.low, found.high, color=look["color"], alpha=0.15, linewidth=0)
 
 

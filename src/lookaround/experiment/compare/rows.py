@@ -68,6 +68,11 @@ def _left_out(experiment: Experiment) -> str:
 
 
 def _check_same_task(first: Experiment, other: Experiment) -> None:
+    kinds = [str(experiment.identity.get("task")) for experiment in (first, other)]
+    if kinds[0] != kinds[1]:
+        raise UsageError(
+            f"{first.path} trains the {kinds[0]} task and {other.path} the {kinds[1]} task; give experiments on one task"
+        )
     changed = list(_differences(first.identity, other.identity))
     if not changed and [m.name for m in first.metrics] != [m.name for m in other.metrics]:
         changed = ["their metrics"]

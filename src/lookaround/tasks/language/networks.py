@@ -121,16 +121,25 @@ class LSTM(nn.Module):
 
     def forward(self, window: Window) -> Tensor | Trained:
         """Logits ``(N, T, vocabulary)`` of the token after each; in training, with the penalty on activations."""
-        before = self.carried.before(window.stream, window.position) or self._initial(len(window.tokens))
-        output, after = self._recur(self._embed(window.tokens), before)
+        before = self.carried.before(window.stream, window.position) or self.initial(len(window.tokens))
+        output, after = self.recur(window.tokens, before)
         self.carried.keep(window.stream, window.position, before, after)
         dropped = locked_dropout(output, self.size.dropout, self.training)
-        logits = F.linear(dropped, self.vectors, self.bias)
+        logits = self.read(dropped)
         return Trained(logits, self._penalty(output, dropped)) if self.training else logits
 
-    def _initial(self, texts: int) -> State:
+    def initial(self, texts: int) -> State:
+        """The state before a text, of so many texts: zeros."""
         zeros = [self.vectors.new_zeros(1, texts, width) for width in self.widths]
         return tuple(zero for layer in zeros for zero in (layer, layer))
+
+    def recur(self, tokens: Tensor, state: State) -> tuple[Tensor, State]:
+        """Tokens ``(N, T)`` read after what left ``state``: the last layer's output ``(N, T, width)``, and the state after them."""
+        return self._recur(self._embed(tokens), state)
+
+    def read(self, vectors: Tensor) -> Tensor:
+        """Logits ``(N, T, vocabulary)``."""
+        return F.linear(vectors, self.vectors, self.bias)
 
     def _embed(self, tokens: Tensor) -> Tensor:
         vectors: Tensor = self.vectors
@@ -148,14 +157,17 @@ class LSTM(nn.Module):
         return inputs, tuple(after)
 
     def _layer(self, layer: nn.Module, inputs: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        if not (self.training and self.size.weight_drop):
+        dropping = self.training and self.size.weight_drop
+        # What exports a program warns that nn.LSTM keeps its weights in a list beside its parameters.
+        if not dropping and not torch.compiler.is_exporting():
             output, (hidden, cell) = layer(inputs, state)
             return output, hidden, cell
         weights: list[Any] = [layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, layer.bias_hh_l0]
-        weights[1] = F.dropout(weights[1], self.size.weight_drop)
+        if dropping:
+            weights[1] = F.dropout(weights[1], self.size.weight_drop)
         # The function under nn.LSTM: it takes weights, so that dropped ones need not be put into the module.
-        said: tuple[Tensor, Tensor, Tensor] = torch.lstm(inputs, list(state), weights, True, 1, 0.0, True, False, True)
-        return said
+        said: Any = torch.lstm(inputs, list(state), weights, True, 1, 0.0, self.training, False, True)
+        return said[0], said[1], said[2]
 
     def _penalty(self, output: Tensor, dropped: Tensor) -> Tensor:
         size, zero = self.size, output.new_zeros(())

@@ -29,6 +29,20 @@ class Attention(nn.Module):
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.output = nn.Linear(width, width)
+        self._draw()
+
+    def _draw(self) -> None:
+        """Initial weights as torch.nn.MultiheadAttention's: Glorot and Bengio's for query, key and value as one matrix, no biases.
+
+        One matrix has a smaller bound than its three parts one by one, which would make attention sharper at the start.
+        """
+        width = self.query.in_features
+        bound = math.sqrt(6 / (width + 3 * width))
+        for layer in (self.query, self.key_value):
+            nn.init.uniform_(layer.weight, -bound, bound)
+        nn.init.xavier_uniform_(self.output.weight)
+        for layer in (self.query, self.key_value, self.output):
+            nn.init.zeros_(layer.bias)
 
     def forward(self, queries: Tensor, values: Tensor, mask: Tensor | None = None, *, causal: bool = False) -> Tensor:
         """Attends from each query to the values that it may see.
@@ -69,8 +83,8 @@ class Block(nn.Module):
         self.feed = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, width))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3 if cross else 2))
         self.dropout = nn.Dropout(dropout)
-        # Glorot and Bengio's, as the authors' code and torch.nn.Transformer have it.
-        for weight in (parameter for parameter in self.parameters() if parameter.dim() > 1):
+        # As torch.nn.Transformer has it.
+        for weight in (parameter for parameter in self.feed.parameters() if parameter.dim() > 1):
             nn.init.xavier_uniform_(weight)
 
     def forward(
@@ -109,7 +123,7 @@ class Embedding(nn.Module):
         """int64 ``(N, T)``, the first at position ``start`` → ``(N, T, width)``."""
         width = self.weight.shape[1]
         vectors = F.embedding(tokens, self.weight) * math.sqrt(width)
-        places = sinusoids(start + tokens.shape[1], width)[start:]
+        places = sinusoids(start + tokens.shape[1], width, tokens.device)[start:]
         output: Tensor = self.dropout(vectors + places.to(vectors))
         return output
 
@@ -118,14 +132,13 @@ class Embedding(nn.Module):
         return F.linear(vectors, self.weight)
 
 
-def sinusoids(length: int, width: int) -> Tensor:
-    """Positions as in Vaswani et al. 2017, section 3.5, float32 ``(length, width)``, sines in the first half of the columns.
+def sinusoids(length: int, width: int, device: torch.device | None = None) -> Tensor:
+    """Positions as in Vaswani et al. 2017, section 3.5, float64 ``(length, width)``: sines and cosines in turn.
 
     Example:
         >>> sinusoids(2, 4)[0].tolist()
-        [0.0, 0.0, 1.0, 1.0]
+        [0.0, 1.0, 0.0, 1.0]
     """
-    half = (width + 1) // 2
-    rates = torch.exp(torch.arange(half) * (-math.log(10000.0) / max(1, half - 1)))
-    angles = torch.arange(length)[:, None] * rates
-    return torch.cat([angles.sin(), angles.cos()], dim=1)[:, :width]
+    columns = torch.arange(0, width, 2, dtype=torch.float64, device=device)
+    angles = torch.arange(length, device=device)[:, None] * torch.exp(columns * (-math.log(10000.0) / width))
+    return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)[:, :width]

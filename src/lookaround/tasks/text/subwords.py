@@ -140,5 +140,5 @@ def _library() -> Any:
     try:
         import tokenizers
     except ImportError as error:
-        raise TextError("subwords need tokenizers: install lookaround with its text extra, lookaround[text]") from error
+        raise TextError("subwords need tokenizers: add it with: pip install '.[text]'") from error
     return tokenizers

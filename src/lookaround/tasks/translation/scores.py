@@ -26,7 +26,7 @@ def corpus_scores(translations: Sequence[str], references: Sequence[str], tokeni
         from sacrebleu.metrics.bleu import BLEU
         from sacrebleu.metrics.chrf import CHRF
     except ImportError as error:
-        raise TextError("BLEU needs sacrebleu: install lookaround with its text extra, lookaround[text]") from error
+        raise TextError("BLEU needs sacrebleu: add it with: pip install '.[text]'") from error
     if tokenize not in BLEU.TOKENIZERS:
         raise TextError(f"--bleu-tokens takes {', '.join(BLEU.TOKENIZERS)}, got {tokenize!r}")
     # `force` only silences a warning that the text looks tokenized, which it is where nothing more is to be done to it.
