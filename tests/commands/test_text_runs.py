@@ -10,6 +10,7 @@ import pytest
 
 from lookaround.cli import main
 from lookaround.commands.texts import evaluated, predicted, text_task
+from lookaround.errors import UsageError
 from lookaround.tasks.language import load_language
 from lookaround.tasks.text import TextError
 
@@ -98,6 +99,8 @@ def test_a_translator_is_measured_and_used_on_other_files(tmp_path: Path) -> Non
         evaluated(run, data)
     with pytest.raises(TextError, match="holds no test"):
         evaluated(run, tmp_path)
+    with pytest.raises(UsageError, match=r"is a file; a translation is measured on a folder with test.en and test.de"):
+        evaluated(run, data / "test.en")
 
 
 def shown(run: Path, names: tuple[tuple[str, int], ...]) -> list[str]:

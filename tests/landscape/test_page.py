@@ -13,6 +13,7 @@ from browser import Browser
 from PIL import Image
 
 from lookaround.landscape import Grid, save_page
+from lookaround.landscape.page_template import TEMPLATE
 
 XS, YS = (-2.0, -1.0, 0.0, 1.0, 2.5), (-1.0, 0.0, 1.5, 3.0)
 
@@ -22,6 +23,12 @@ def bowl() -> Grid:
     loss = 0.125 + x.square() + 2 * y.square()
     loss[3, 4] = float("nan")
     return Grid(XS, YS, loss, 100 - loss, ("x", "y"), "norm statistics fixed <here>")
+
+
+def test_the_page_in_docs_is_what_the_template_makes_today() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "plane.html").read_text(encoding="utf-8")
+    parts = re.split("__NOTE__|__TITLE__|__DATA__", TEMPLATE)
+    assert re.fullmatch("(.*?)".join(map(re.escape, parts)), page, re.DOTALL)
 
 
 @pytest.fixture(scope="module")

@@ -98,6 +98,10 @@ def _translator(run: Path, config: Any, root: Path | None, device: torch.device)
             f"{run} lies in no experiment that says from what into what it translates; keep it in its folder"
         )
     assert root is not None
+    if root.is_file():
+        raise UsageError(
+            f"--root {root} is a file; a translation is measured on a folder with test.{config.source} and test.{config.target}"
+        )
     model, subwords = load_translator(network_file(run))
     pairs, _ = read_pairs(root, "test", config.source, config.target)
     return TranslationTask(config, Bitext(pairs, pairs, pairs, subwords), device).evaluate(model.to(device), "test")
