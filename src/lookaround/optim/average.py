@@ -32,8 +32,13 @@ class Rows(Protocol):
     def meeting(self, what: str) -> AbstractContextManager[None]:
         """A context in which all rows are together, for what they do together."""
 
-    def agree(self, round_number: int, tensors: Tensors, well: Sequence[bool]) -> list[bool]:
-        """Of all branches, which are well, given those here."""
+    def agree(
+        self, round_number: int, tensors: Tensors, well: Sequence[bool], skipped: int = 0, k: int = 0
+    ) -> tuple[list[bool], int]:
+        """Of all branches, which are well, given those here; and of the k steps of a round, how many are skipped everywhere.
+
+        ``skipped`` has a bit for each that is skipped here.
+        """
 
     def means(
         self,
@@ -68,9 +73,11 @@ class Alone:
         """See `Rows.meeting`: there is nobody to meet."""
         return nullcontext()
 
-    def agree(self, round_number: int, tensors: Tensors, well: Sequence[bool]) -> list[bool]:
+    def agree(
+        self, round_number: int, tensors: Tensors, well: Sequence[bool], skipped: int = 0, k: int = 0
+    ) -> tuple[list[bool], int]:
         """See `Rows.agree`."""
-        return list(well)
+        return list(well), skipped.bit_count()
 
     def means(
         self,

@@ -57,10 +57,15 @@ class Common:
         """Whether weights travel as their way from φ, so that φ is kept."""
         return not self._rows.exact
 
-    def average(self, alphas: Sequence[float], round_number: int) -> None:
-        """The common start of the next round, everywhere."""
+    def average(self, alphas: Sequence[float], round_number: int, skipped: int, k: int) -> int:
+        """The common start of the next round, everywhere; or nothing, and how many of its k steps nobody has made anywhere.
+
+        ``skipped`` has a bit for each that nobody here has made.
+        """
         with self._rows.meeting(f"the average of round {round_number}"):
-            part = self._taking_part.at_average(round_number)
+            part, missed = self._taking_part.at_average(round_number, skipped, k)
+            if missed:
+                return missed
             self._moving.move(alphas, part, self._lost())
             if beside := [*self._nested_slow(alphas), *self._momentum(alphas, round_number == 0)]:
                 self._settle(beside, part)
@@ -69,12 +74,14 @@ class Common:
                 part,
                 f"has weights that are infinite or NaN: it is left out of the average of round {round_number} and restarts from it",
             )
+        return 0
 
     def show(self, alphas: Sequence[float], round_number: int) -> None:
         """What `average` would put into the model, into the model alone."""
         here = self._branches.current - self._branches.local.start
         with self._rows.meeting(f"the average shown in round {round_number}"):
-            self._moving.move(alphas, self._taking_part.at_average(round_number), self._lost(), here)
+            part, _ = self._taking_part.at_average(round_number)
+            self._moving.move(alphas, part, self._lost(), here)
 
     @torch.no_grad()
     def restart(self, alphas: Sequence[float], *, unfinished: bool) -> None:

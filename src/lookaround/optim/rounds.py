@@ -7,7 +7,7 @@ instead, so what comes before and after a step is here, and the place in the nes
 from operator import itemgetter
 
 from lookaround.optim.adaptive import Adaptive
-from lookaround.optim.cadence import Move, Place, round_ends, turn_ends
+from lookaround.optim.cadence import Move, Place, among_others, made_up, round_ends, turn_ends
 from lookaround.optim.checks import check_count, moves_nothing
 from lookaround.optim.kept import SLOW
 from lookaround.optim.run import Run
@@ -54,13 +54,24 @@ class Rounds(Run):
         """Move on to the next branch; after the last, count the pass if any branch stepped in it, and end the round after k."""
         group = self.branches.groups[0]
         start = group[self._start]
+        if self._spread and self.place.branch + 1 == self.branches.local.stop:
+            self._pass_ends_among_others()
         move, place = turn_ends(self.place, self.branches.local, start or group[self._k])
         if move is Move.AVERAGE:
-            self.end_round()
-            return
+            missed = self.end_round(place.skipped)
+            if not missed:
+                return
+            place = made_up(place, missed)
         if not start:  # until then all branches are the weights that are there
             self.branches.load(place.branch)
         self.place, self.noted = place, False
+
+    def _pass_ends_among_others(self) -> None:
+        """Count what of this pass nobody here has made."""
+        made, minibatches = (
+            (self.made, self.block) if self.block else (int(self.place.most > 0), max(1, self.place.most))
+        )
+        self.go_to(among_others(self.place, made, minibatches))
 
     # -- a round ------------------------------------------------------------------------------------------------------------
 
@@ -93,19 +104,24 @@ class Rounds(Run):
         always = self.common.outer is not None or self.common.displaced or self.adaptive is not None
         return always or min(map(itemgetter(self._alpha), self.branches.groups)) < 1
 
-    def end_round(self) -> None:
-        """The average step, and a new round."""
+    def end_round(self, skipped: int = 0) -> int:
+        """The average step, and a new round; or how many of the round's steps are still to be made, as no process has made them.
+
+        ``skipped`` has a bit for each that nobody here has made.
+        """
         branches, local = self.branches, self.branches.local
         if self.start:
             self.set("start", 0)
             self.go_to(Place(self.place.round, branch=local.start))
-            return
+            return 0
         check_count("k", branches.groups[0][self._k])
         alphas = self.alphas()
         branches.follow()
-        self.common.average(alphas, self.place.round)
-        branches.load(local.start, same_weights=True)
-        self._new_round(round_ends(self.place, local))
+        missed = self.common.average(alphas, self.place.round, skipped, branches.groups[0][self._k])
+        if not missed:
+            branches.load(local.start, same_weights=True)
+            self._new_round(round_ends(self.place, local))
+        return missed
 
     def end_here(self) -> None:
         """End the round now, wherever it is; at its start, nothing."""

@@ -15,7 +15,7 @@ from lookaround.optim.own import Own
 from lookaround.optim.replay import Replay
 
 # The place in the nest of loops and in a block of minibatches, as it stands in the groups.
-COUNTERS = ("round", "step", "branch", "taken", "pass")
+COUNTERS = ("round", "step", "branch", "taken", "pass", "skipped")
 IN_BLOCK = ("at", "made", "batches")
 
 _START = Place()
@@ -31,7 +31,7 @@ class Run:
         which users may schedule, and d,
     ``start``
         passes still before the first round, in which all branches share one set of weights; 0 from the first round on,
-    ``round``, ``step``, ``branch``, ``taken``, ``pass``
+    ``round``, ``step``, ``branch``, ``taken``, ``pass``, ``skipped``
         see `Place`; ``pass`` is its ``most``,
     ``at``, ``made`` and ``batches``
         what is done of a block of minibatches, below,
@@ -54,6 +54,7 @@ class Run:
         stale: the gradient that a turn without a step has left.
         at: the place of the minibatch that is being trained on, among those taken together; None where each is taken alone.
         done, made: how many of them the branch in the model is done with, and, a bit for each, with which of them a branch has stepped.
+        block: how many minibatches are being taken together; 0 where each is taken alone.
         batches: minibatches that all branches are done with, in all.
         last: whether this is the last turn of the loop over branches.
         leaving: whether the loop over minibatches is left after this turn.
@@ -79,6 +80,7 @@ class Run:
     at: int | None = None
     done: int = 0
     made: int = 0
+    block: int = 0
     batches: int = 0
     last: bool = False
     leaving: bool = False
@@ -89,6 +91,7 @@ class Run:
         self._k, self._alpha, self._start = (f"{self.name}_{key}" for key in ("k", "alpha", "start"))
         self._counters = [f"{self.name}_{counter}" for counter in (*COUNTERS, *IN_BLOCK)]
         self._several = len(self.branches.local) > 1
+        self._spread = len(self.branches.local) < self.common.branches
 
     @property
     def start(self) -> int:

@@ -29,22 +29,25 @@ class TakingPart:
     def __init__(self, branches: Branches, rows: Rows, careful: bool) -> None:
         self._branches, self._rows, self._careful = branches, rows, careful
 
-    def at_average(self, round_number: int) -> list[bool]:
-        """Of all branches, those with finite weights and statistics."""
+    def at_average(self, round_number: int, skipped: int = 0, k: int = 0) -> tuple[list[bool], int]:
+        """Of all branches, those with finite weights and statistics; and how many of the round's k steps nobody has made anywhere.
+
+        ``skipped`` has a bit for each that nobody here has made.
+        """
         branches = self._branches
         well = [True] * len(branches.local)
         if self._careful:
             well, statistics = self._finite(branches.weights), self._finite(branches.statistics)
             if any(statistics):
                 well = [a and b for a, b in zip(well, statistics, strict=True)]
-        everywhere = self._rows.agree(round_number, branches.weights.live, well)
+        everywhere, missed = self._rows.agree(round_number, branches.weights.live, well, skipped, k)
         if not any(everywhere):
             raise NotFiniteError(
                 f"the weights or buffers of all {len(everywhere)} branches are infinite or NaN, there is nothing to average: "
                 "lower the learning rate, clip gradients, or go back to a checkpoint",
                 "every branch",
             )
-        return everywhere
+        return everywhere, missed
 
     def _finite(self, kept: Kept) -> list[bool]:
         if not kept.live:
@@ -61,7 +64,7 @@ class TakingPart:
             return [True] * self._rows.branches
         entries = [branches.entries(b).values() for b in branches.local]
         well = [all_finite([t for e in of for t in e.values() if _is_floating(t)]) for of in entries]
-        part = self._rows.agree(0, branches.params(), well)
+        part, _ = self._rows.agree(0, branches.params(), well)
         if not any(part):
             raise NotFiniteError(
                 f"the inner state of all {len(part)} branches is infinite or NaN: build a new optimizer to go on",
