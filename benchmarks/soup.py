@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 
@@ -20,6 +21,8 @@ from safetensors.torch import load_file, save_file
 
 from benchmarks.harness import machine, table
 from lookaround.averaging import soup_files
+from lookaround.averaging.soups.cook import THREADS
+from lookaround.averaging.soups.hashing import new_hash
 
 FILES, LAYERS, WIDTH, TURNS = 10, 12, 1024, 5
 FLOOR, READ = "floor: read ten files, write one", "read ten files"
@@ -88,6 +91,20 @@ def read_all(folder: Path) -> bytearray:
     return buffer
 
 
+def hash_all(folder: Path) -> list[str]:
+    """The least that hashes can cost: the bytes of all files through a buffer and the hash, by as many threads as a soup has."""
+
+    def digest(path: Path) -> str:
+        hashed, buffer = new_hash(), memoryview(bytearray(2**20))
+        with open(path, "rb", buffering=0) as file:
+            while count := file.readinto(buffer):
+                hashed.update(buffer[:count])
+        return hashed.hexdigest()
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(digest, paths(folder, "safetensors")))
+
+
 def read_and_write(folder: Path) -> None:
     """The floor: the bytes of all files through one buffer, and those of one file out again."""
     buffer = read_all(folder)
@@ -99,6 +116,7 @@ def read_and_write(folder: Path) -> None:
 CANDIDATES: dict[str, Callable[[Path], object]] = {
     FLOOR: read_and_write,
     READ: read_all,
+    "read and hash ten files, by threads": hash_all,
     "lookaround": lambda f: soup_files(f / "out.safetensors", paths(f, "safetensors"), hashes=False),
     "lookaround, with hashes of the inputs": lambda f: soup_files(f / "out.safetensors", paths(f, "safetensors")),
     "loop over safetensors.torch.load_file": lambda f: plain_loop(f, "safetensors", load_file),

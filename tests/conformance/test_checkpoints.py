@@ -8,7 +8,7 @@ import torch
 from torch.optim import LBFGS, SGD, Adam
 
 from conformance.table import WRAPPERS, Net, case, closure_for, momentum, same
-from lookaround import Lookaround
+from lookaround import Lookahead, Lookaround
 
 STEPS = 12
 MAKES = {"momentum": momentum, "adam": lambda params: Adam(params, lr=0.01)}
@@ -268,3 +268,31 @@ def test_training_after_a_load_does_not_reach_into_the_checkpoints_branches():
     branch = [label for label in entry if "branch" in label]
     assert "lookaround.branch.1.inner.old_dirs" in branch
     assert same([entry[label] for label in branch], [kept[label] for label in branch])
+
+
+@pytest.mark.parametrize("wrap", [lambda o: Lookahead(o, k=5), lambda o: Lookaround(o, branches=2, k=5)])
+@pytest.mark.filterwarnings("ignore:optimizer contains a parameter group with duplicate parameters")
+def test_a_parameter_in_two_groups_has_one_entry(wrap):
+    param = torch.nn.Parameter(torch.ones(2))
+    optimizer = wrap(torch.optim.SGD([param], lr=0.1, momentum=0.9))
+    param.grad = torch.ones(2)
+    optimizer.step()
+    once = optimizer.state_dict()
+    optimizer.param_groups.extend(list(optimizer.param_groups))
+    twice = optimizer.state_dict()
+    assert [group["params"] for group in twice["param_groups"]] == [[0], [0]]
+    assert same(twice["state"], once["state"])
+    assert same(twice["param_groups"][1], once["param_groups"][0])
+
+
+def test_a_mapping_by_parameter_is_copied_without_its_parameters():
+    """As pytorch_optimizer's TRAC has it around a wrapper."""
+    params = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
+    optimizer = Lookahead(torch.optim.SGD(params, lr=0.1), k=5)
+    saved = optimizer.state_dict()
+    given = {params[0]: torch.ones(2), params[1]: torch.zeros(2)}
+    optimizer.load_state_dict({**saved, "state": {**saved["state"], "all": given}})
+    held = optimizer.state["all"]
+    assert all(a is b for a, b in zip(held, params, strict=True))
+    assert same(list(held.values()), list(given.values()))
+    assert held[params[0]] is not given[params[0]]

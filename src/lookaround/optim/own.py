@@ -107,9 +107,11 @@ class Own:
         """An inner optimizer's state dict with all of this in it."""
         branches, state = self._branches, dict(state_dict["state"])
         beside: Group = {}
+        seen: set[int] = set()  # a parameter that is in two groups has one entry, that of its first place
         for index, param in enumerate(branches.params()):
-            if own := self.entry(param):
+            if id(param) not in seen and (own := self.entry(param)):
                 state[index] = {**state.get(index, {}), **{self._prefix + label: v for label, v in own.items()}}
+            seen.add(id(param))
         groups = [dict(group) for group in state_dict["param_groups"]]
         for branch in branches.idle:
             with branches.in_place(branch):

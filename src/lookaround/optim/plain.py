@@ -82,12 +82,17 @@ def load_plain(optimizer: Optimizer, state_dict: Group, key: str) -> None:
     """Have an optimizer load its state dict; state of parameters whose dtype is still the one noted keeps its own."""
     notes = {i: entry[key] for i, entry in state_dict["state"].items() if isinstance(entry, Mapping) and key in entry}
     state = {i: _without(entry, key) if i in notes else entry for i, entry in state_dict["state"].items()}
-    state = {i: deepcopy(entry) if isinstance(i, str) else entry for i, entry in state.items()}
+    state = {i: _copied(entry, optimizer) if isinstance(i, str) else entry for i, entry in state.items()}
     ids = [i for group in state_dict["param_groups"] for i in group["params"]]
     optimizer.load_state_dict({**state_dict, "state": state})
     for i, param in zip(ids, [p for group in optimizer.param_groups for p in group["params"]], strict=True):
         if i in notes and notes[i].dtype == param.dtype and param in optimizer.state:
             optimizer.state[param] = _with_dtypes(optimizer.state[param], state[i])
+
+
+def _copied(entry: Any, optimizer: Optimizer) -> Any:
+    """A copy of what torch would take over as it is. It may be a mapping by parameter, and those are the optimizer's own."""
+    return deepcopy(entry, {id(p): p for group in optimizer.param_groups for p in group["params"]})
 
 
 def _without(entry: Mapping[str, Any], key: str) -> dict[str, Any]:

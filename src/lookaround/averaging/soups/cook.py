@@ -20,7 +20,8 @@ Progress = Callable[[int, int], None]
 # Elements a thread works on at a time, and those of one call: below 2**15, which torch would split over threads of its own.
 _BLOCK = 2**18
 _PIECE = 2**15 - 64
-_THREADS = min(4, os.cpu_count() or 1)
+# Of a soup: beyond a few, memory is what they wait for.
+THREADS = min(4, os.cpu_count() or 1)
 
 Block = tuple[str, int, int]
 
@@ -92,9 +93,9 @@ def in_threads(
             stop()
             raise
 
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         try:
-            for done in [pool.submit(guarded) for _ in range(_THREADS)]:
+            for done in [pool.submit(guarded) for _ in range(THREADS)]:
                 done.result()
         except BaseException:
             stop()
