@@ -8,7 +8,6 @@ import json
 import sys
 from contextlib import AbstractContextManager
 
-from benchmarks.branches_worker import FITTED
 from benchmarks.harness import machine
 from benchmarks.network import Host, hosts_with_a_link, missing, one_host, start_on
 
@@ -28,8 +27,9 @@ def run(hosts: list[Host], size: str, ks: tuple[int, ...], repeats: int) -> dict
 
 
 def constants(results: dict[str, dict[str, float]]) -> tuple[float, float]:
-    """a and b of an average's time, a + b N, from those of two vectors that no model here is as long as."""
-    (short, quick), (long, slow) = ((numbers, results.pop(f"average of {numbers}")["seconds"]) for numbers in FITTED)
+    """t₀ and t₁ of an average's time, t₀ + t₁ N, from those of two vectors that are not as long as the model."""
+    names = [name for name in results if name.startswith("average of ")]
+    (short, quick), (long, slow) = ((int(name.split()[-1]), results.pop(name)["seconds"]) for name in names)
     each = (slow - quick) / (long - short)
     return quick - each * short, each
 

@@ -3,11 +3,14 @@
 A model of 160 small tensors is 160 calls to whatever goes over it. The tensors of a model stay where they are; the memory of a further
 set of them is ours, so there neighbours lie in one flat block: what the model has is gathered into a block by one call, the arithmetic
 on a block is one call each, and only what goes back to the model is done tensor by tensor.
+
+Everything here works on detached views, which record nothing for a backward pass whether gradients are enabled or not.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import isfinite
 from operator import is_
 from typing import Any, overload
 
@@ -15,6 +18,14 @@ import torch
 from torch import Tensor
 
 from lookaround.tensors import ORDINARY, block_size, finite_each, flat, is_dense, local, wide_dtype
+
+
+class Block(list[Tensor]):
+    """One flat tensor of a packed set as a list of one, and the same memory cut as the model's tensors are."""
+
+    def __init__(self, memory: Tensor, pieces: list[Tensor]) -> None:
+        super().__init__([memory])
+        self.pieces = pieces
 
 
 @dataclass(eq=False)
@@ -52,7 +63,6 @@ class Layout:
             and addresses(tensors) == self._addresses
         )
 
-    @torch.no_grad()
     def gather(self, block: int, *, wide: bool = False) -> Tensor:
         """The values of a block in new memory, flat where the block is; with ``wide`` in the averaging dtype."""
         parts = self.blocks[block]
@@ -74,8 +84,7 @@ class Packed(Sequence[Tensor]):
 
     def __init__(self, layout: Layout, *, wide: bool = False, offload: bool = False) -> None:
         self.tensors: list[Tensor] = list(layout.tensors)
-        self.blocks: list[Tensor] = []
-        self.pieces: list[list[Tensor]] = []
+        self.blocks: list[Block] = []
         for run in layout.runs:
             self._add(run, layout.tensors, wide, offload)
 
@@ -99,12 +108,10 @@ class Packed(Sequence[Tensor]):
         pieces = list(memory.split([part.numel() for part in run.parts[0]]))
         for i, piece in zip(run.at, pieces, strict=True):
             self.tensors[i] = memory.as_strided(model[i].size(), model[i].stride(), piece.storage_offset())
-        self.blocks.append(memory)
-        self.pieces.append(pieces)
+        self.blocks.append(Block(memory, pieces))
 
     def _add_blocks(self, blocks: Sequence[Tensor]) -> None:
-        self.blocks += blocks
-        self.pieces += [[block] for block in blocks]
+        self.blocks += [Block(block, [block]) for block in blocks]
 
     @overload
     def __getitem__(self, index: int) -> Tensor: ...
@@ -162,36 +169,34 @@ def _fill(begin: int, end: int, views: list[Tensor | None], tensors: list[Tensor
         yield run
 
 
-@torch.no_grad()
 def exchange(layout: Layout, other: Packed) -> None:
     """Exchange the model's values with a set of the same dtypes, with one block of temporary memory."""
     for i, parts in enumerate(layout.blocks):
+        block = other.blocks[i]
         kept = layout.gather(i)
-        _scatter(parts, other.blocks[i], other.pieces[i])
-        other.blocks[i].copy_(kept, non_blocking=True)
+        _scatter(parts, block)
+        block[0].copy_(kept, non_blocking=True)
 
 
-@torch.no_grad()
 def put(layout: Layout, source: Packed) -> None:
     """Write a set into the model."""
-    for parts, block, pieces in zip(layout.blocks, source.blocks, source.pieces, strict=True):
-        _scatter(parts, block, pieces)
+    for parts, block in zip(layout.blocks, source.blocks, strict=True):
+        _scatter(parts, block)
 
 
-@torch.no_grad()
 def take(layout: Layout, target: Packed) -> None:
     """Write the model's values into a set, converting the dtype."""
-    for parts, block in zip(layout.blocks, target.blocks, strict=True):
+    for parts, (block,) in zip(layout.blocks, target.blocks, strict=True):
         if len(parts) > 1 and (block.dtype, block.device) == (parts[0].dtype, parts[0].device):
             torch.cat(parts, out=block)
         else:
             block.copy_(torch.cat(parts) if len(parts) > 1 else parts[0], non_blocking=True)
 
 
-def _scatter(parts: list[Tensor], block: Tensor, pieces: list[Tensor]) -> None:
-    if block.device != parts[0].device:
-        near = block.to(parts[0].device, non_blocking=True)
-        pieces = list(near.split([part.numel() for part in parts])) if len(parts) > 1 else [near]
+def _scatter(parts: list[Tensor], block: Block) -> None:
+    pieces = block.pieces
+    if block[0].device != parts[0].device:
+        pieces = cut(block[0].to(parts[0].device, non_blocking=True), parts)
     torch._foreach_copy_(parts, pieces, non_blocking=True)
 
 
@@ -200,18 +205,29 @@ def cut(block: Tensor, parts: list[Tensor]) -> list[Tensor]:
     return [block] if len(parts) == 1 else list(block.split([part.numel() for part in parts]))
 
 
-@torch.no_grad()
 def finite_sets(layout: Layout, others: Sequence[Packed]) -> list[bool]:
-    """Of the model and of each further set, whether nothing in it is infinite or NaN. Waits for the device once."""
+    """Of the model and of each further set, whether nothing in it is infinite or NaN. Waits for the device once.
+
+    A sum is finite only if all that it is of is finite; where one is not, it may be that it is too large for its dtype alone, and a
+    closer look decides.
+    """
     if not {*map(type, layout.tensors)} <= ORDINARY or not layout.blocks:
         finite = finite_each([t for of in (layout.tensors, *others) for t in of])
         return [all(finite[i : i + len(layout.tensors)]) for i in range(0, len(finite), max(1, len(layout.tensors)))]
-    device = layout.blocks[0][0].device
-    norms = [[_largest(layout.gather(i) if len(of) > 1 else of[0]) for i, of in enumerate(layout.blocks)]]
-    norms += [[*map(_largest, other.blocks)] for other in others]
-    together = torch.stack([norm.to(device, torch.float64) for of in norms for norm in of])
-    answers: list[bool] = together.view(len(norms), -1).isfinite().all(1).tolist()
-    return answers
+    found = _finite(layout, others, torch.sum)
+    return found if all(found) else _finite(layout, others, _largest)
+
+
+def _finite(layout: Layout, others: Sequence[Packed], measure: Callable[[Tensor], Tensor]) -> list[bool]:
+    """Of the model and of each further set, whether a measure of every block in it is finite."""
+    measures = [measure(layout.gather(i) if len(of) > 1 else of[0]) for i, of in enumerate(layout.blocks)]
+    measures += [measure(block) for other in others for (block,) in other.blocks]
+    device, each = measures[0].device, len(layout.blocks)
+    if device.type == "cpu":
+        numbers = [m.item() for m in measures]
+    else:
+        numbers = torch.stack([m.to(device, torch.float64) for m in measures]).tolist()
+    return [all(map(isfinite, numbers[i : i + each])) for i in range(0, len(numbers), each)]
 
 
 def _largest(block: Tensor) -> Tensor:

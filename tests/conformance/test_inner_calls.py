@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+import torch
 from torch.optim import SGD
 
 from conformance.table import WRAPPERS, Net, batch, case, closure_for, momentum, same
@@ -170,3 +171,26 @@ def loss_of(optimizer, model, step, branch):
     loss = model(batch(step, branch)).square().mean()
     loss.backward()
     return loss
+
+
+class Foreign(torch.optim.SGD):
+    """Keeps settings in its groups as timm's Lookahead does."""
+
+    def __init__(self, params):
+        super().__init__(params, lr=0.1)
+        for group in self.param_groups:
+            group.update(lookahead_alpha=0.5, lookahead_k=6, lookahead_step=0)
+
+
+def test_a_wrapper_of_another_library_that_has_the_same_settings_is_refused():
+    """Ours would overwrite them, and theirs would run with our k and alpha in silence."""
+    inner = Foreign([torch.nn.Parameter(torch.ones(1))])
+    with pytest.raises(
+        ValueError, match=r"Foreign keeps lookahead_alpha, lookahead_k, lookahead_step.*wrap the optimizer inside"
+    ):
+        Lookahead(inner)
+    assert inner.param_groups[0]["lookahead_k"] == 6
+    Lookaround(inner, branches=2)
+    plain = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
+    Lookahead(plain, k=3)
+    assert Lookahead(plain, k=7).k == 7

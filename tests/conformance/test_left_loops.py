@@ -157,3 +157,40 @@ def test_gradients_accumulated_in_a_loop_without_branches_reach_the_next_step():
         optimizer.step()
         optimizer.zero_grad()
     assert weight.item() == 6.0
+
+
+def skip_the_first_turn(prepare, expected):
+    """A pass whose first turn has a backward pass and no step; before the second backward pass ``prepare`` treats the gradients."""
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    optimizer = Lookaround(SGD(model.parameters(), lr=1.0), branches=2, k=1)
+    for branch in optimizer.around():
+        if branch:
+            prepare(model)
+        (model.weight * [1.0, 10.0][branch]).sum().backward()
+        if branch:
+            optimizer.step()
+    assert model.weight.item() == expected
+
+
+@pytest.mark.parametrize("set_to_none", [True, False])
+def test_gradients_that_the_model_has_cleared_after_a_turn_without_a_step_are_no_other_branchs(set_to_none):
+    """Its zero_grad() passes the optimizer by, and zeroes in place where it is told to."""
+    skip_the_first_turn(lambda model: model.zero_grad(set_to_none=set_to_none), expected=(0.0 - 10.0) / 2)
+
+
+def test_gradients_that_were_only_changed_after_a_turn_without_a_step_are_another_branchs():
+    with pytest.raises(ValueError, match="another branch's turn"):
+        skip_the_first_turn(lambda model: nn.utils.clip_grad_norm_(model.parameters(), 0.5), expected=None)
+
+
+def test_a_step_without_a_backward_pass_takes_gradients_that_were_zeroed():
+    weight = nn.Parameter(torch.zeros(1))
+    optimizer = Lookaround(SGD([weight], lr=1.0), branches=2, k=1)
+    for branch in optimizer.around():
+        if not branch:
+            weight.sum().backward()
+            continue
+        weight.grad.zero_()
+        optimizer.step()
+    assert weight.item() == 0.0

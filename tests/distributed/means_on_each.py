@@ -71,7 +71,7 @@ def check_weights_and_who_is_left_out(size: int) -> None:
     rows = rows_of(size, 4)
     weights = [draw(j) for j in range(4)]
     weights[2][0][0, 0] = float("nan")
-    well = rows.agree(7, weights[0], [all(w.isfinite().all() for w in weights[j]) for j in rows.local])
+    well, _ = rows.agree(7, weights[0], [all(w.isfinite().all() for w in weights[j]) for j in rows.local])
     assert well == [True, True, False, True]
     got = mean_of(rows, {j: weights[j] for j in rows.local}, well)
     want = [sum(columns) / 3 for columns in zip(weights[0], weights[1], weights[3], strict=True)]

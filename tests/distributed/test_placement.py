@@ -51,7 +51,7 @@ def test_one_process_needs_nobody():
     assert rows.local == range(3)
     weights = [[torch.tensor([float(j)])] for j in range(3)]
     with rows.meeting("an average"):
-        assert rows.agree(0, weights[0], [True, False, True]) == [True, False, True]
+        assert rows.agree(0, weights[0], [True, False, True]) == ([True, False, True], 0)
         assert [mean[0].tolist() for mean, _ in rows.means(weights, [True, False, True])] == [[1.0]]
     assert rows.sent == 0
 

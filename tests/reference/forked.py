@@ -15,6 +15,8 @@ import time
 import traceback
 from pathlib import Path
 
+# The first step of an optimizer imports the compiler, and that takes longer than most checks: once, and not in every child.
+import torch._dynamo  # noqa: F401
 import torch.distributed as dist
 
 import lookaround  # noqa: F401

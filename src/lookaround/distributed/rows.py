@@ -4,6 +4,8 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import reduce
+from operator import and_
 
 import torch
 import torch.distributed as dist
@@ -17,6 +19,8 @@ from lookaround.distributed.roll_call import RollCall
 from lookaround.tensors import Tensors, blocks, local, wide_dtype
 
 Block = tuple[list[Tensor], ...]
+
+_BITS = 62
 
 # Elements of a bucket: two messages of each cost the processor the same whatever their size, which a cache's worth is too small for.
 _MESSAGE = 2**20
@@ -96,8 +100,19 @@ class Rows:
         answer: list[list[int]] = all_of_them.view(self.placement.rows, -1).tolist()
         return answer
 
-    def agree(self, round_number: int, tensors: Tensors, well: Sequence[bool]) -> list[bool]:
+    def agree(
+        self, round_number: int, tensors: Tensors, well: Sequence[bool], skipped: int = 0, k: int = 0
+    ) -> tuple[list[bool], int]:
         """Of all d branches, which are well, given those here; and that all rows are about to average the same thing.
+
+        Args:
+            round_number, tensors: in which rows have to agree.
+            well: of the branches here.
+            skipped: a bit for each step of the round that no branch here has made.
+            k: steps of a round.
+
+        Returns:
+            Of all branches, which are well, and how many of the k steps no branch of any row has made.
 
         Raises:
             ValueError: rows differ in the round they are in or in the tensors they hold.
@@ -105,7 +120,7 @@ class Rows:
         most = max(self.placement.counts)
         flags = [*map(int, well)] + [0] * (most - len(well))
         shapes = zlib.crc32(repr([(tuple(local(t).shape), t.dtype) for t in tensors]).encode())
-        said = self.share([round_number, shapes, *flags])
+        said = self.share([round_number, shapes, *flags, *_words(skipped, k)])
         for place_in, what in enumerate(("the round", "the tensors")):
             values = [row[place_in] for row in said]
             if len(set(values)) > 1:
@@ -113,7 +128,11 @@ class Rows:
                     f"the rows of the mesh differ in {what} they are about to average ({values} from row 0 on): build the same model "
                     "and optimizer, load the same checkpoint and take the same steps on all of them"
                 )
-        return [bool(flag) for row, of in zip(said, self.placement.counts, strict=True) for flag in row[2 : 2 + of]]
+        everywhere = [
+            bool(flag) for row, of in zip(said, self.placement.counts, strict=True) for flag in row[2 : 2 + of]
+        ]
+        by_all = (reduce(and_, words) for words in zip(*(row[2 + most :] for row in said), strict=True))
+        return everywhere, sum(map(int.bit_count, by_all))
 
     @torch.no_grad()
     def means(
@@ -171,6 +190,11 @@ class Rows:
                 torch._foreach_copy_(block, _views(packed, block))
             else:
                 self._exact.sent += packed.nbytes * (self.placement.rows - 1)
+
+
+def _words(bits: int, count: int) -> list[int]:
+    """So many bits at least, in numbers that a signed integer of 64 bits holds."""
+    return [bits >> at & (1 << _BITS) - 1 for at in range(0, count, _BITS)]
 
 
 def _pack(exchange: Exchange, block: Block, mine: Sequence[bool]) -> tuple[Bucket, list[Tensor]]:

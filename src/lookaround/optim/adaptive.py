@@ -1,12 +1,13 @@
 """Lookahead's adaptive α: the slow weights' best step on a local quadratic (Zhang et al. 2019, section 2.1, Proposition 1)."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lookaround.tensors import blocks, local
+from lookaround.tensors import blocks, clone, local
 
 # Decay of the running average of squared gradients where the inner optimizer keeps none: Adam's default for the same quantity.
 _DECAY = 0.999
@@ -123,3 +124,41 @@ def _corrected(moment: Tensor, entry: Mapping[str, Any], group: Mapping[str, Any
         return moment
     corrected: Tensor = moment / (1 - group["betas"][1] ** float(entry["step"]))
     return corrected
+
+
+@dataclass
+class Adaptive:
+    """α by Proposition 1 of the paper, over all parameters that have a gradient.
+
+    Attributes:
+        low: the least α.
+        before: the weights before the last step of a round; nothing before the others.
+    """
+
+    low: float
+    before: dict[Tensor, Tensor] = field(default_factory=dict)
+
+    def before_step(self, params: Sequence[Tensor], *, last: bool) -> None:
+        """Keep the weights before the last step of a round."""
+        if last:
+            self.before = dict(zip(params, clone(params), strict=True))
+
+    def after_step(
+        self,
+        groups: Sequence[dict[str, Any]],
+        state: Mapping[Tensor, Any],
+        slow: Mapping[Any, Tensor],
+        own: dict[str, dict[Tensor, Any]],
+    ) -> float | None:
+        """Bring the Fisher up to date; after the last step of a round the best α."""
+        fisher = Fisher(own)
+        fisher.observe([p for group in groups for p in group["params"]], state)
+        return self._best(slow, fisher.curvature(groups, state)) if self.before else None
+
+    def _best(self, slow: Mapping[Any, Tensor], curvature: Mapping[Tensor, Tensor]) -> float:
+        """The best α, the last gradient carried on to the last weights."""
+        params = [p for p in curvature if p in slow]
+        gradients = [p.grad for p in params if p.grad is not None]
+        dense = [g.to_dense() if g.is_sparse else g for g in gradients]
+        before, self.before = [self.before[p] for p in params], {}
+        return optimal_alpha([slow[p] for p in params], before, params, dense, [curvature[p] for p in params], self.low)

@@ -2,18 +2,16 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from itertools import compress
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from lookaround.packed import Layout, Packed, cut
+from lookaround.packed import Block, Layout, Packed, cut
 from lookaround.tensors import Tensors, blocks, wide_dtype
 
-Block = tuple[list[Tensor], ...]
-Means = Iterator[tuple[list[Tensor], Block]]
+Means = Iterator[tuple[list[Tensor], tuple[list[Tensor], ...]]]
 
 
 class Rows(Protocol):
@@ -34,8 +32,13 @@ class Rows(Protocol):
     def meeting(self, what: str) -> AbstractContextManager[None]:
         """A context in which all rows are together, for what they do together."""
 
-    def agree(self, round_number: int, tensors: Tensors, well: Sequence[bool]) -> list[bool]:
-        """Of all branches, which are well, given those here."""
+    def agree(
+        self, round_number: int, tensors: Tensors, well: Sequence[bool], skipped: int = 0, k: int = 0
+    ) -> tuple[list[bool], int]:
+        """Of all branches, which are well, given those here; and of the k steps of a round, how many are skipped everywhere.
+
+        ``skipped`` has a bit for each that is skipped here.
+        """
 
     def means(
         self,
@@ -70,9 +73,11 @@ class Alone:
         """See `Rows.meeting`: there is nobody to meet."""
         return nullcontext()
 
-    def agree(self, round_number: int, tensors: Tensors, well: Sequence[bool]) -> list[bool]:
+    def agree(
+        self, round_number: int, tensors: Tensors, well: Sequence[bool], skipped: int = 0, k: int = 0
+    ) -> tuple[list[bool], int]:
         """See `Rows.agree`."""
-        return list(well)
+        return list(well), skipped.bit_count()
 
     def means(
         self,
@@ -90,18 +95,41 @@ class Alone:
         """See `Rows.copy_`: there is nowhere else."""
 
 
-@torch.no_grad()
 def mean_of(members: Sequence[list[Tensor]], *, in_place: bool = False) -> list[Tensor]:
     """The mean of several lists in the averaging dtype, in new memory or in that of the first one if it is of that dtype.
 
     It is the running one, m ← m + (θ_j - m) / j: no sum that could overflow, θ itself for one branch, and a weight that is equal in
-    all branches stays exactly as it is.
+    all branches stays exactly as it is. To be used under `torch.no_grad`, as all that follows.
     """
     wide = wide_dtype(members[0][0].dtype)
     mean = members[0] if in_place and members[0][0].dtype == wide else [t.to(wide, copy=True) for t in members[0]]
     for j, branch in enumerate(members[1:], start=2):
-        torch._foreach_lerp_(mean, _near(branch, mean), 1 / j)
+        _lerp_(mean, _near(branch, mean), 1 / j)
     return mean
+
+
+# A flat block is a list of one, which goes without the overhead of torch's operations on lists.
+
+
+def _lerp_(targets: list[Tensor], ends: list[Tensor], weight: float) -> None:
+    if len(targets) == 1:
+        targets[0].lerp_(ends[0], weight)
+    else:
+        torch._foreach_lerp_(targets, ends, weight)
+
+
+def _sub_(targets: list[Tensor], others: list[Tensor]) -> None:
+    if len(targets) == 1:
+        targets[0].sub_(others[0])
+    else:
+        torch._foreach_sub_(targets, others)
+
+
+def _add_(targets: list[Tensor], others: list[Tensor], alpha: float) -> None:
+    if len(targets) == 1:
+        targets[0].add_(others[0], alpha=alpha)
+    else:
+        torch._foreach_add_(targets, others, alpha=alpha)
 
 
 def _near(tensors: list[Tensor], like: list[Tensor]) -> list[Tensor]:
@@ -119,55 +147,47 @@ def packed_means(
     ``sets`` has None for the branch in the model. With ``in_place`` the mean may take the memory of the first that takes part.
     """
     for i, parts in enumerate(layout.blocks):
-        lists = [parts if of is None else [of.blocks[i]] for of in sets]
+        lists = [parts if of is None else of.blocks[i] for of in sets]
         members = [[layout.gather(i)] if len(of) > 1 else of for of in compress(lists, taking_part)]
-        yield mean_of(members, in_place=in_place), (*lists, *([of.blocks[i]] for of in beside))
+        yield mean_of(members, in_place=in_place), (*lists, *[of.blocks[i] for of in beside])
 
 
 Move = Callable[[list[Tensor], list[Tensor] | None, bool], list[Tensor]]
 
 
-@dataclass(frozen=True)
-class Towards:
-    """φ ← φ - α (φ - mean), as gradient descent with rate α takes it; without φ the mean itself, α = 1."""
+def towards(alpha: float, mean: list[Tensor], slow: list[Tensor] | None, keep: bool) -> list[Tensor]:
+    """Where φ goes: φ ← φ - α (φ - mean), as gradient descent with rate α takes it; without φ the mean itself, α = 1.
 
-    alpha: float = 1.0
-
-    @torch.no_grad()
-    def __call__(self, mean: list[Tensor], slow: list[Tensor] | None, keep: bool) -> list[Tensor]:
-        """Where φ goes: in φ's own memory, or (``keep``) in new one. The mean's memory is used up.
-
-        Formed as φ + α (mean - φ), which rounds as gradient descent's φ - α (φ - mean) does: changes of sign are exact.
-        """
-        if slow is None:
-            return mean
-        phi = _near(slow, mean)
-        torch._foreach_sub_(mean, phi)
-        if keep:
-            return list(torch._foreach_add(phi, mean, alpha=self.alpha))
-        torch._foreach_add_(phi, mean, alpha=self.alpha)
-        if phi is not slow:
-            torch._foreach_copy_(slow, phi, non_blocking=True)
-        return phi
+    It is in φ's own memory, or (``keep``) in new one. The mean's memory is used up. Formed as φ + α (mean - φ), which rounds as gradient
+    descent's φ - α (φ - mean) does: changes of sign are exact.
+    """
+    if slow is None:
+        return mean
+    phi = _near(slow, mean)
+    _sub_(mean, phi)
+    if keep:
+        return list(torch._foreach_add(phi, mean, alpha=alpha))
+    _add_(phi, mean, alpha)
+    if phi is not slow:
+        torch._foreach_copy_(slow, phi, non_blocking=True)
+    return phi
 
 
-@torch.no_grad()
 def difference(mean: list[Tensor], slow: list[Tensor] | None, keep: bool) -> list[Tensor]:
     """φ - mean: what an outer optimizer takes for the gradient, in the mean's memory."""
     assert slow is not None
-    torch._foreach_sub_(mean, _near(slow, mean))
+    _sub_(mean, _near(slow, mean))
     torch._foreach_neg_(mean)
     return mean
 
 
-@torch.no_grad()
 def settle(means: Means, branches: int, move: Move, only: int | None = None) -> None:
     """Consume means over ``branches`` lists: φ moves, and where it goes is where every branch starts from.
 
     Args:
         means: (mean, (a list of each branch here …, φ if there is one)), block by block.
         branches: how many there are.
-        move: where φ goes, as `Towards` says it.
+        move: where φ goes, as `towards` does.
         only: write the result to this branch alone, and leave φ as it is.
     """
     for mean, block in means:
@@ -179,5 +199,12 @@ def settle(means: Means, branches: int, move: Move, only: int | None = None) -> 
 
 def _write(target: list[Tensor], result: list[Tensor]) -> None:
     """Put a result, which may be one flat tensor, into the tensors it is of."""
-    if target is not result:
-        torch._foreach_copy_(target, cut(result[0], target) if len(result) < len(target) else result, non_blocking=True)
+    if target is result:
+        return
+    if len(target) == len(result) == 1:
+        target[0].copy_(result[0], non_blocking=True)
+    elif len(target) == len(result):
+        torch._foreach_copy_(target, result, non_blocking=True)
+    else:
+        pieces = result.pieces if isinstance(result, Block) else cut(result[0], target)
+        torch._foreach_copy_(target, pieces, non_blocking=True)

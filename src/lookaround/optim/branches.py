@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from operator import is_
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,6 +11,8 @@ from lookaround.buffers import Buffers
 from lookaround.optim import inner
 from lookaround.optim.groups import OwnValues
 from lookaround.optim.kept import SLOW, TRAINING, Kept, waiting
+from lookaround.optim.parameters import Parameters
+from lookaround.tensors import reshard
 
 
 class Branches:
@@ -32,6 +33,7 @@ class Branches:
         optimizer: the inner optimizer, which steps.
         weights, statistics, counters: sets of the parameters, of the buffers that are averaged and of those that are copied.
         idle: the inner optimizers of the branches that wait.
+        parameters: those that were followed last.
     """
 
     def __init__(
@@ -40,7 +42,8 @@ class Branches:
         self.local, self.model = local, model
         self._optimizers, self.optimizer = list(optimizers), optimizers[0]
         inside = tuple(f"{getattr(o, 'name', '')}_" for o in optimizers[:-1])
-        self.own_values = OwnValues(f"{name}_inner", len(local), inside)
+        self.own_values = OwnValues(name, len(local), inside)
+        self._inside = [(i, str(o.name)) for i, o in enumerate(optimizers) if hasattr(o, "_run")]  # type: ignore[attr-defined]
         self._offload = offload
         self._buffers = Buffers(model)
         self.clear(local.start)
@@ -50,8 +53,7 @@ class Branches:
         self.current = current
         self.weights, self.statistics, self.counters = (Kept(self._offload) for _ in range(3))
         self.idle: dict[int, list[inner.Attributes]] = {}
-        self._all: list[Tensor] = []
-        self._frozen: list[Tensor] = []
+        self.parameters = Parameters()
 
     @property
     def groups(self) -> list[dict[str, Any]]:
@@ -59,9 +61,9 @@ class Branches:
         return self._optimizers[0].param_groups
 
     @property
-    def kept(self) -> tuple[Kept, Kept, Kept]:
-        """All sets: of weights, statistics and counters."""
-        return self.weights, self.statistics, self.counters
+    def kept(self) -> tuple[Kept, ...]:
+        """All sets: of weights, and with a model of statistics and counters."""
+        return (self.weights,) if self.model is None else (self.weights, self.statistics, self.counters)
 
     def others(self) -> list[int]:
         """The branches here that are not in the model."""
@@ -71,27 +73,18 @@ class Branches:
         """All parameters, in the order of the groups."""
         return [p for group in self.groups for p in group["params"]]
 
-    def changed(self) -> bool:
-        """Whether there are other parameters than before, or some are trained that were not. Quick: for every step."""
-        count = sum([len(group["params"]) for group in self.groups])
-        return count != len(self._all) or any(p.requires_grad for p in self._frozen)
-
     def follow(self, known: Iterable[Tensor] = ()) -> None:
         """Take note of the parameters and buffers there are now: sets begin with the values of what is new.
 
         Parameters that are not trained have no part in it, unless they had when they were frozen, or are among those ``known``.
         """
-        params = self.params()
-        if self.changed() or not all(map(is_, params, self._all)):
-            self._drop_entries_but(params)
-            had = {id(p) for p in (*self.weights.keys, *known)}
-            self._all = params
-            self._frozen = [p for p in params if not (p.requires_grad or id(p) in had)]
-            out = {id(p) for p in self._frozen}
-            taking_part = [p for p in params if id(p) not in out]
-        else:
-            taking_part = self.weights.live
-        self.weights.follow(taking_part, taking_part)
+        groups = self._optimizers[0].param_groups
+        if not self.parameters.same(groups):
+            params = self.params()
+            if self.parameters.differ(params):
+                self._drop_entries_but(params)
+            taking_part = self.parameters.follow(params, (*self.weights.keys, *known))  # type: ignore[arg-type]
+            self.weights.follow(taking_part, taking_part)
         if self.model is not None:
             self._follow_buffers()
 
@@ -145,17 +138,19 @@ class Branches:
 
     def load(self, branch: int, *, same_weights: bool = False) -> None:
         """Bring a branch into the model. With ``same_weights`` all weights and buffers are equal and need no exchange."""
-        if branch == self.current:
+        current = self.current
+        if branch == current:
             return
         if not same_weights:
             self.follow()
+        theirs, ours = waiting(branch), waiting(current)
         for kept in self.kept:
-            if waiting(branch) in kept:
-                change = kept.rename if same_weights else kept.exchange
-                change(waiting(branch), waiting(self.current))
+            if theirs in kept:
+                (kept.rename if same_weights else kept.exchange)(theirs, ours)
         if branch in self.idle:
-            self.idle[self.current] = inner.exchange(self._optimizers, self.idle.pop(branch))
-            self.own_values.switch(self.groups, (branch - self.current) % len(self.local))
+            groups = self.groups  # those inside write their counters into them, before they are put aside
+            self.idle[current] = inner.exchange(self._optimizers, self.idle.pop(branch))
+            self.own_values.switch(groups, (branch - current) % len(self.local))
         self.current = branch
 
     @contextmanager
@@ -188,6 +183,15 @@ class Branches:
             return getattr(self._optimizers[place], key)
         return self.idle[branch][place][key]
 
+    @property
+    def hold_rounds(self) -> bool:
+        """Whether there are wrappers inside that run rounds of their own."""
+        return bool(self._inside)
+
+    def inside(self, branch: int) -> dict[str, Any]:
+        """What wrappers inside run their own rounds with, by their names, as a branch has it."""
+        return {name: self.attribute(branch, place, "_run") for place, name in self._inside}
+
     def entries(self, branch: int) -> dict[Tensor, dict[str, Any]]:
         """What the innermost optimizer keeps of each parameter, as a branch has it."""
         state = self.attribute(branch, len(self._optimizers) - 1, "state")
@@ -204,6 +208,11 @@ class Branches:
             if TRAINING in kept:
                 kept.restore(TRAINING)
                 kept.drop(TRAINING)
+
+    def reshard(self) -> None:
+        """Drop the gathered weights that an evaluation under FSDP2 has left in the model, where it is known."""
+        if self.model is not None:
+            reshard(self.model)
 
     def keep_slow(self) -> None:
         """Take φ from what is in the model."""

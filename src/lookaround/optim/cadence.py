@@ -7,6 +7,9 @@ nest is kept, and moved on from each step to what comes next.
 from enum import Enum, auto
 from typing import NamedTuple
 
+# A named tuple without the checks of its arguments: one is made at every step.
+_new = tuple.__new__
+
 
 class Move(Enum):
     """What comes after a branch's turn."""
@@ -24,6 +27,7 @@ class Place(NamedTuple):
         branch: whose weights are in the model.
         taken: steps of this branch in its turn.
         most: steps of the branch with most of them in this pass, for steps may be skipped.
+        skipped: where other processes hold branches too, a bit for each step of this round that nobody here has made.
     """
 
     round: int = 0
@@ -31,6 +35,7 @@ class Place(NamedTuple):
     branch: int = 0
     taken: int = 0
     most: int = 0
+    skipped: int = 0
 
     def at_start(self, branches: range) -> bool:
         """Whether nothing has been done in this round."""
@@ -38,8 +43,8 @@ class Place(NamedTuple):
 
     def stepped(self) -> "Place":
         """After one more step of the branch in its turn."""
-        taken = self.taken + 1
-        return self._replace(taken=taken, most=max(self.most, taken))
+        round_, step, branch, taken, most, skipped = self
+        return _new(Place, (round_, step, branch, taken + 1, most if most > taken else taken + 1, skipped))
 
 
 def turn_ends(place: Place, branches: range, k: int) -> tuple[Move, Place]:
@@ -53,11 +58,35 @@ def turn_ends(place: Place, branches: range, k: int) -> tuple[Move, Place]:
     >>> turn_ends(Place(branch=1, taken=1, most=1), range(2), k=1)[0]
     <Move.AVERAGE: 2>
     """
-    if place.branch + 1 < branches.stop:
-        return Move.NEXT_BRANCH, place._replace(branch=place.branch + 1, taken=0)
-    step = place.step + place.most
-    after = place._replace(step=step, branch=branches.start, taken=0, most=0)
-    return (Move.AVERAGE if step >= k else Move.NEXT_BRANCH), after
+    round_, step, branch, _, most, skipped = place
+    if branch + 1 < branches.stop:
+        return Move.NEXT_BRANCH, _new(Place, (round_, step, branch + 1, 0, most, skipped))
+    after = _new(Place, (round_, step + most, branches.start, 0, 0, skipped))
+    return (Move.AVERAGE if step + most >= k else Move.NEXT_BRANCH), after
+
+
+def among_others(place: Place, made: int, minibatches: int) -> Place:
+    """The place at the end of a pass, or of several minibatches taken together, where other processes hold branches too.
+
+    A step that nobody here has made (a gradient that was not finite, and a scaler that skipped it) may have been made elsewhere. So it
+    counts, as the turn it was, and all processes come to the average after as many minibatches. What none of them has made is
+    found out there, and made up for: `made_up`.
+
+    Args:
+        place: at the end of the last turn.
+        made: a bit for each minibatch that someone here has stepped with.
+        minibatches: how many.
+
+    >>> among_others(Place(step=3), made=0b01, minibatches=2).skipped == 0b10 << 3
+    True
+    """
+    idle = ~made & (1 << minibatches) - 1
+    return place._replace(most=minibatches, skipped=place.skipped | idle << place.step)
+
+
+def made_up(place: Place, missed: int) -> Place:
+    """Where a round is after k steps of which some were made by nobody: so many of them are still to be made."""
+    return place._replace(step=place.step - missed, skipped=0)
 
 
 def round_ends(place: Place, branches: range) -> Place:

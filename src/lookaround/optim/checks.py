@@ -37,6 +37,8 @@ def check_count(what: str, value: Any, *, least: int = 1) -> int:
 
 def check_alpha(value: Any, what: str = "alpha") -> float:
     """A weight in [0, 1]."""
+    if type(value) is float and 0 <= value <= 1:  # the common case, asked at every average
+        return value
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{what} has to be a number between 0 and 1, got {value!r}")
     weight = float(value)
@@ -81,6 +83,21 @@ def check_nesting(inside: Sequence[Optimizer]) -> None:
             raise ValueError(
                 f"nothing that averages can be wrapped around the branches of {type(wrapped).__name__}: "
                 f"wrap {type(wrapped).__name__} around it instead, or set its own alpha"
+            )
+
+
+# The class of each wrapper there is, by what stands before its settings in the groups.
+WRAPPERS: dict[str, str] = {}
+
+
+def check_wrappers(saved: Sequence[dict[str, Any]], groups: Sequence[dict[str, Any]], name: str) -> None:
+    """A checkpoint's groups have no settings of a wrapper there is none of here: what it kept would be left in the inner state."""
+    for prefix, missing in WRAPPERS.items():
+        known = any(key.startswith(prefix) for key in groups[0])
+        if not known and any(key.startswith(prefix) for group in saved for key in group):
+            raise ValueError(
+                f"this is a checkpoint of {missing}, and the optimizer it is loaded into is {name} without {missing}: build the "
+                "optimizer that was saved, with the same wrappers around each other"
             )
 
 

@@ -1,19 +1,18 @@
 """What inner steps write into the parameter groups is a branch's own; everything else in them is common to all branches.
 
 Some optimizers count their steps in a group, or keep tensors there. Such values of waiting branches stand in the groups too, under
-``PREFIX.OFFSET.KEY`` with the branch counted from the one in the model, so that they are saved and loaded with everything else;
-``PREFIX.0.KEY`` says that ``KEY`` is each branch's own.
+``NAME_inner.OFFSET.KEY`` with the branch counted from the one in the model, so that they are saved and loaded with everything else;
+``NAME_inner.0.KEY`` says that ``KEY`` is each branch's own.
 """
 
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from operator import is_
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
-Group = dict[str, Any]
+from lookaround.optim.watch import Group, Watch
 
 _ABSENT = object()
 _MUTABLE = (list, dict, set)
@@ -25,17 +24,19 @@ class OwnValues:
     """Keeps the values of ``count`` branches apart, the one in the model first.
 
     Args:
-        prefix: of what stands in the groups.
+        name: of the wrapper.
         count: branches.
         inside: how the keys of wrappers inside begin: their counters are each branch's own from the beginning.
     """
 
-    def __init__(self, prefix: str, count: int, inside: tuple[str, ...] = ()) -> None:
-        self._prefix = prefix
+    def __init__(self, name: str, count: int, inside: tuple[str, ...] = ()) -> None:
+        self._ours, self._prefix = f"{name}_", f"{name}_inner"
         self._inside = inside
         self._count = count
         self._before: list[tuple[Group, Group, dict[str, tuple[Tensor, int, Tensor]]]] = []
-        self._left: dict[int, dict[str, tuple[Any, int]]] = {}
+        # How the branches' own values were left; None where that is not known.
+        self._left: dict[int, dict[str, tuple[Any, int]]] | None = {}
+        self._watch = Watch(partial(_is_of_others, self._ours))
 
     def key(self, offset: int, key: str) -> str:
         """Where a branch's own value of a key stands."""
@@ -60,27 +61,36 @@ class OwnValues:
         self.note(groups)
 
     def before_step(self, groups: Sequence[Group]) -> None:
-        """To be called before the inner step: what a user has written since the last one reaches all branches."""
-        self._spread(groups)
-        self._before = [(group, dict(group), dict(_tensors(group))) for group in groups]
+        """To be called before the inner step: what a user has written since the last one reaches all branches. Quick where nothing was."""
+        if not self._watch.same(groups):
+            self._spread(groups)
+            self.note(groups)
+            self._before = [(group, self._theirs(group), dict(_tensors(group))) for group in groups]
+            self._watch.look(groups)
 
-    def after_step(self) -> None:
+    def after_step(self, groups: Sequence[Group]) -> None:
         """To be called after the inner step: what it has written is the branch's own, and the others keep what was there before."""
-        written = False
-        for group, old, tensors in self._before:
-            if len(group) != len(old) or not all(map(is_, group.values(), old.values())) or _changed(tensors):
-                written = True
+        if not self._watch.same(groups):
+            for group, old, tensors in self._before:
                 self._separate(group, old, tensors)
-        if written or self._left:
-            self.note([group for group, _, _ in self._before])
-        self._before = []
+            self.note(groups)
+            self._watch.forget()
+
+    def _theirs(self, group: Group) -> Group:
+        """What of a group is not the wrapper's."""
+        return {key: value for key, value in group.items() if not key.startswith(self._ours)}
 
     def _separate(self, group: Group, old: Group, tensors: dict[str, tuple[Tensor, int, Tensor]]) -> None:
-        written = {k for k in group.keys() | old.keys() if not _is_still(group.get(k, _ABSENT), old.get(k, _ABSENT))}
+        new = self._theirs(group)
+        written = {k for k in new.keys() | old.keys() if not _is_still(new.get(k, _ABSENT), old.get(k, _ABSENT))}
         for key in (written | set(_changed(tensors))) - {*self.own(group), *_NAMES}:
             value = tensors[key][2] if key in tensors else old.get(key, _ABSENT)
             group[self.key(0, key)] = True
             self._write(group, key, [group.get(key, _ABSENT)] + [value] * (self._count - 1))
+
+    def __getstate__(self) -> Group:
+        """A copy has other groups: what was seen of these says nothing of them."""
+        return {**self.__dict__, "_before": [], "_left": None}
 
     def _write(self, group: Group, key: str, values: Sequence[Any]) -> None:
         for offset, value in enumerate(values):
@@ -92,6 +102,8 @@ class OwnValues:
 
     def switch(self, groups: Sequence[Group], by: int) -> None:
         """The branch ``by`` places further on comes into the model."""
+        if self._left == {}:
+            return  # nothing is a branch's own
         self._spread(groups)
         for group in groups:
             for key in self.own(group):
@@ -110,8 +122,9 @@ class OwnValues:
 
     def _spread(self, groups: Sequence[Group]) -> None:
         """What differs from how it was left has been written from outside."""
-        for group in groups if self._left else ():
-            for key, (value, version) in self._left.get(id(group), {}).items():
+        left = self._left or {}
+        for group in groups if left else ():
+            for key, (value, version) in left.get(id(group), {}).items():
                 now = group.get(key, _ABSENT)
                 if now is not value or _seen(now)[1] != version:
                     self._write(group, key, [now] * self._count)
@@ -127,12 +140,10 @@ class OwnValues:
                 theirs[key] = value
         return theirs
 
-    def forget(self, groups: Sequence[Group]) -> None:
-        """Leave the groups as if there were one branch."""
-        self._left = {}
-        for group in groups:
-            for name in [key for key in group if key.startswith(f"{self._prefix}.")]:
-                del group[name]
+
+def _is_of_others(ours: str, group: Group, key: str) -> bool:
+    """Whether a setting is none of the wrapper's own, which change from step to step."""
+    return not key.startswith(ours)
 
 
 def _is_still(value: Any, before: Any) -> bool:
@@ -148,8 +159,7 @@ def _tensors(group: Group) -> Iterator[tuple[str, tuple[Tensor, int, Tensor]]]:
     """The tensors in a group, as they are: a step may change them in place."""
     for key, value in group.items():
         if isinstance(value, Tensor):
-            with torch.no_grad():
-                yield key, (value, value._version, value.detach().clone())
+            yield key, (value, value._version, value.detach().clone())
 
 
 def _changed(tensors: dict[str, tuple[Tensor, int, Tensor]]) -> list[str]:

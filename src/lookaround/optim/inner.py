@@ -31,16 +31,18 @@ _COMMON = frozenset((*HOOKS, "param_groups", "defaults", "inner", "step", "_opt_
 
 def attributes(optimizers: Sequence[Optimizer]) -> list[Attributes]:
     """What of each optimizer belongs to the branch that is in place."""
-    return [{key: value for key, value in vars(o).items() if key not in _COMMON} for o in optimizers]
+    return [{key: held[key] for key in held.keys() - _COMMON} for held in map(vars, optimizers)]
 
 
 def exchange(optimizers: Sequence[Optimizer], others: list[Attributes]) -> list[Attributes]:
     """Put another branch in place, and give back what was there."""
     ours = attributes(optimizers)
     for optimizer, mine, theirs in zip(optimizers, ours, others, strict=True):
-        for key in mine.keys() - theirs.keys():
-            del vars(optimizer)[key]
-        vars(optimizer).update(theirs)
+        held = vars(optimizer)
+        if mine.keys() != theirs.keys():
+            for key in mine.keys() - theirs.keys():
+                del held[key]
+        held.update(theirs)
     return ours
 
 

@@ -1,43 +1,18 @@
 """Lookahead: k steps forward, one step back (Zhang, Lucas, Hinton and Ba, NeurIPS 2019)."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from lookaround.optim import momentum
-from lookaround.optim.adaptive import Fisher, optimal_alpha
+from lookaround.optim.adaptive import Adaptive
+from lookaround.optim.branched import Branched
 from lookaround.optim.checks import Alpha, Period, check_alpha
-from lookaround.optim.kept import SLOW
 from lookaround.optim.outer import MakeOuter
-from lookaround.optim.rounds import Rounds
-from lookaround.tensors import clone
 
 
-@dataclass
-class Adaptive:
-    """α by Proposition 1 of the paper, over all parameters that have a gradient.
-
-    Attributes:
-        low: the least α.
-        before: the weights before the last step of a round; nothing before the others.
-    """
-
-    low: float
-    before: dict[Tensor, Tensor] = field(default_factory=dict)
-
-    def best(self, slow: Mapping[Any, Tensor], curvature: Mapping[Tensor, Tensor]) -> float:
-        """The best α, the last gradient carried on to the last weights."""
-        params = [p for p in curvature if p in slow]
-        gradients = [p.grad for p in params if p.grad is not None]
-        dense = [g.to_dense() if g.is_sparse else g for g in gradients]
-        before, self.before = [self.before[p] for p in params], {}
-        return optimal_alpha([slow[p] for p in params], before, params, dense, [curvature[p] for p in params], self.low)
-
-
-class Lookahead(Rounds):
+class Lookahead(Branched):
     r"""Every k steps of the inner optimizer, move the slow weights φ towards the fast weights θ and start again from there.
 
     .. math:: \phi_t = \phi_{t-1} + \alpha (\theta_{t,k} - \phi_{t-1}), \qquad \theta_{t+1,0} = \phi_t
@@ -107,27 +82,5 @@ class Lookahead(Rounds):
         if outer is not None and alpha != 0.5:
             raise ValueError(f"either outer or alpha={alpha!r} moves the slow weights: leave one of them out")
         first = alpha_low if isinstance(alpha, str) else 1.0 if outer is not None else alpha
-        super().__init__(inner, 1, k, first, inner_state, model, outer=outer)
-        self._adaptive = Adaptive(alpha_low) if isinstance(alpha, str) else None
-
-    def _before_inner(self) -> None:
-        super()._before_inner()
-        place = self._run.place
-        if self._adaptive and place.step + place.taken + 1 >= self.k:
-            params = self.params()
-            self._adaptive.before = dict(zip(params, clone(params), strict=True))
-
-    def _after_inner(self) -> None:
-        if self._adaptive:
-            self._adapt(self._adaptive)
-        super()._after_inner()
-
-    def _adapt(self, adaptive: Adaptive) -> None:
-        fisher = Fisher(self._run.common.own)
-        fisher.observe(self.params(), self.inner.state)
-        if adaptive.before:
-            slow = self._run.branches.weights.values(SLOW)
-            self.alpha = adaptive.best(slow, fisher.curvature(self.param_groups, self.inner.state))
-
-    def _needs_slow(self) -> bool:
-        return self._adaptive is not None or super()._needs_slow()
+        adaptive = Adaptive(alpha_low) if isinstance(alpha, str) else None
+        super().__init__(inner, 1, k, first, inner_state, model, outer=outer, adaptive=adaptive)

@@ -51,7 +51,7 @@ class Lookaround(Spread):
 
     The memory is d times weights and inner state (and φ where α < 1), plus the activations of one branch. A branch whose weights are
     not finite at an average is left out of it with a RuntimeWarning, and restarts from the average with another branch's inner
-    state.
+    state; to know it, an average waits for the device once (`Lookahead`, which has no other branch, does not ask).
 
     Raises:
         TypeError: ``inner`` is no optimizer, ``model`` no module, or a setting is of another type.
@@ -74,7 +74,7 @@ class Lookaround(Spread):
     """
 
     name: ClassVar[str] = "lookaround"
-    _checks_finite: ClassVar[bool] = True
+    _careful: ClassVar[bool] = True
 
     def __init__(
         self,

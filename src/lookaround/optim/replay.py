@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Group = dict[str, Any]
+from lookaround.optim.watch import Group, Watch
 
 
 class Replay:
@@ -25,10 +25,15 @@ class Replay:
 
     def __init__(self, prefix: str, common: Callable[[Group, str], bool]) -> None:
         self._prefix, self._common = prefix, common
+        self._watch = Watch(common)
         self._seen: list[Group] = []
+        # Whether the groups hold noted settings, where any have been seen.
+        self._holds = False
 
     def record(self, groups: Sequence[Group], place: int) -> None:
-        """Note the settings at a place of the first branch's turn."""
+        """Note the settings at a place of the first branch's turn. Quick where none has changed so far, as in what follows."""
+        if not self._holds and self._watch.same(groups):
+            return
         now = [self._settings(group) for group in groups]
         for group, old, new in zip(groups, (self._seen if place else []) or now, now, strict=False):
             changed = [key for key in new if key in old and not _same(old[key], new[key])]
@@ -36,25 +41,34 @@ class Replay:
                 for before in range(place):
                     group.setdefault(f"{self._prefix}.{before}.{key}", old.get(key))
                 group[f"{self._prefix}.{place}.{key}"] = new[key]
-        self._seen = now
+        self._look(groups)
+
+    def _look(self, groups: Sequence[Group]) -> None:
+        self._seen = [self._settings(group) for group in groups]
+        self._holds = any(map(self._noted, groups))
+        self._watch.look(groups)
 
     def end_of_first(self, groups: Sequence[Group], places: int) -> None:
         """The first branch's turn is over: what holds now is for the next round."""
         self.record(groups, places)
-        for group in groups:
+        for group in groups if self._holds else ():
             for key in self._noted(group):
                 group[f"{self._prefix}.next.{key}"] = group.pop(f"{self._prefix}.{places}.{key}")
 
     def put(self, groups: Sequence[Group], place: int | str) -> None:
         """Have the settings of a place in the groups; of ``"next"`` after the last branch's turn."""
+        if self._seen and not self._holds:
+            return
         for group in groups:
             for key in self._noted(group):
                 if f"{self._prefix}.{place}.{key}" in group:
                     _assign(group, key, group[f"{self._prefix}.{place}.{key}"])
-        self._seen = [self._settings(group) for group in groups]
+        self._look(groups)
 
     def check(self, groups: Sequence[Group], branch: int) -> None:
         """Raise ValueError where settings have changed in the turn of a branch that is not the first."""
+        if self._watch.same(groups):
+            return
         for group, old in zip(groups, self._seen, strict=False):
             for key, value in self._settings(group).items():
                 if key in old and not _same(old[key], value):
@@ -65,10 +79,17 @@ class Replay:
 
     def forget(self, groups: Sequence[Group]) -> None:
         """Begin a new round."""
-        self._seen = []
+        if self._seen and not self._holds:
+            return
+        self.look_again()
         for group in groups:
             for key in [key for key in group if key.startswith(f"{self._prefix}.")]:
                 del group[key]
+
+    def look_again(self) -> None:
+        """Know nothing of the groups: others have been loaded."""
+        self._seen, self._holds = [], False
+        self._watch.forget()
 
     def _noted(self, group: Group) -> set[str]:
         head = f"{self._prefix}.0."

@@ -2,72 +2,28 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from lookaround.holders import hold
-from lookaround.optim.branches import Branches
-from lookaround.optim.cadence import Place
-from lookaround.optim.common import Common
 from lookaround.optim.kept import SLOW, TRAINING
-from lookaround.optim.own import Own, check_buffers, inner_parts
-from lookaround.optim.replay import Replay
+from lookaround.optim.own import check_buffers, inner_parts
+from lookaround.optim.rounds import Rounds
+from lookaround.optim.run import COUNTERS, IN_BLOCK
 from lookaround.optim.schema import count, split
 from lookaround.optim.wrapper import Group, Wrapper, chain
 from lookaround.tensors import copy_
-
-# The place in the nest of loops, as it stands in the groups.
-COUNTERS = ("round", "step", "branch", "taken", "pass")
-
-
-_START = Place()
-
-
-@dataclass
-class Run:
-    """What changes while a wrapper runs. It is held by one object, which proxies of the wrapper share.
-
-    Attributes:
-        branches, common, own, replay: the parts.
-        place: in the nest of loops.
-        walk: of the loop over `around` that is open; None outside of one.
-        left: whether a loop was left half-way.
-        resumed: whether a branch's turn was over but for the end of its loop's body when what was loaded was saved.
-        shown: how many `averaged` contexts are open.
-        evaluating: whether `eval` has put the average into the model.
-        created: whether the first step has only created state.
-        stale: the gradient that a turn without a step has left, and its version.
-        at: the place of the minibatch that is being trained on, among those taken together; None where each is taken alone.
-        last: whether this is the last turn of the loop over branches.
-        leaving: whether the loop over minibatches is left after this turn.
-    """
-
-    branches: Branches
-    common: Common
-    own: Own
-    replay: Replay
-    place: Place = _START
-    walk: object | None = None
-    left: bool = False
-    resumed: bool = False
-    shown: int = 0
-    evaluating: bool = False
-    created: bool = False
-    stale: tuple[Any, int] | None = None
-    at: int | None = None
-    last: bool = False
-    leaving: bool = False
 
 
 class Saved(Wrapper):
     """State, state dict, copies and pickles of a wrapper with branches."""
 
     _unshown: ClassVar[tuple[str, ...]] = (
-        *(f"{key}:" for key in (*COUNTERS, "at", "made", "batches", "has_slow", "has_training", "tensors", "entries")),
+        *(f"{key}:" for key in (*COUNTERS, *IN_BLOCK, "has_slow", "has_training", "tensors", "entries")),
         "inner.",
         "replay.",
     )
-    _run: Run
+    _run: Rounds
 
     @property
     def state(self) -> Any:
@@ -79,32 +35,33 @@ class Saved(Wrapper):
         self.inner.state = state
 
     @property
+    def param_groups(self) -> list[Group]:
+        """The inner optimizer's parameter groups, the same list, with this wrapper's counters as they are now."""
+        if (run := getattr(self, "_run", None)) is not None:
+            run.note()
+        return self.inner.param_groups
+
+    @param_groups.setter
+    def param_groups(self, groups: list[Group]) -> None:
+        self.inner.param_groups = groups
+
+    @property
     def apart(self) -> bool:
         """Whether the model may hold something else than the average: a branch, in the middle of a round."""
-        return not self._shows and not self._run.place.at_start(self._run.branches.local)
+        return not self._run.is_shown and not self._run.place.at_start(self._run.branches.local)
 
     @property
     def spread(self) -> bool:
         """Whether all processes have to enter `averaged` for it to show the average."""
-        return not self._shows and len(self._run.branches.local) < self._get("branches")
+        return not self._run.is_shown and len(self._run.branches.local) < self._get("branches")
 
     @property
     def shared(self) -> object:
         """What copies and proxies of this wrapper have in common with it."""
         return self._run
 
-    @property
-    def _shows(self) -> bool:
-        return self._run.evaluating or self._run.shown > 0
-
-    def _at(self, place: Place) -> None:
-        """Note where we are, in the groups too."""
-        before, self._run.place = self._run.place, place
-        for counter, old, new in zip(COUNTERS, before, place, strict=True):
-            if old != new:
-                self._set(counter, new)
-
     def _saved(self) -> Group:
+        self._run.note()
         weights, outer = self._run.branches.weights, self._run.common.outer
         state_dict = self._run.own.save(super()._saved())
         state = state_dict["state"]
@@ -119,6 +76,7 @@ class Saved(Wrapper):
         whole = self._has_begun(state_dict["param_groups"])
         if whole:
             self._check_complete(state_dict, own)
+        self._run.note()
         before = self._snapshot()
         try:
             self._take_over(state_dict, theirs, own, whole)
@@ -200,9 +158,7 @@ class Saved(Wrapper):
             head = self._key("outer.")
             saved = {k.removeprefix(head): v for k, v in self.param_groups[0].items() if k.startswith(head)}
             run.common.outer.load_settings(saved)
-        run.place = Place(*(self._get(counter) for counter in COUNTERS))
-        run.walk, run.left, run.created, run.evaluating, run.stale, run.at = None, False, False, False, None, None
-        run.resumed = run.place.taken > 0
+        run.resume()
 
     def _with_notes(self, theirs: Group, own: Mapping[Any, Group]) -> Group:
         """The entries of the inner optimizer in the model, with the notes of dtypes that are for it."""

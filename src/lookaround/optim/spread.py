@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lookaround.optim.rounds import Rounds
+from lookaround.optim.branched import Branched
 from lookaround.optim.whole import Labels, Live, merged, part, taken
 from lookaround.optim.wrapper import Group
 from lookaround.tensors import copy_
 
 
-class Spread(Rounds):
+class Spread(Branched):
     """Saves its part of the state of all branches, and takes its part of what others have saved.
 
     ``state_dict()`` is this process's own, for going on with the same placement from any point of the loop. What is here is for going on
@@ -28,7 +28,7 @@ class Spread(Rounds):
             ValueError: inside a loop over `around`, or of `averaged`.
         """
         run = self._run
-        self._may_not_be_shown("part_state_dict()")
+        self._run.refuse_while_shown("part_state_dict()")
         if run.place.taken or run.place.most or run.place.branch != run.branches.local.start:
             raise ValueError(
                 f"part_state_dict() was called in the turn of branch {run.place.branch}: save after the loop over around(), when all "

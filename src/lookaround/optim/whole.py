@@ -9,6 +9,8 @@ to the letter, and whatever number of processes goes on from it takes its own pa
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import and_
 from typing import Any
 
 from torch import Tensor
@@ -44,7 +46,7 @@ class Labels:
 
     def __init__(self, name: str) -> None:
         self.prefix, self._own = f"{name}.", f"{name}_inner."
-        self.counters = {key: f"{name}_{key}" for key in ("branch", "tensors", "entries")}
+        self.counters = {key: f"{name}_{key}" for key in ("branch", "tensors", "entries", "step", "skipped")}
 
     def waiting(self, branch: int, rest: str) -> str:
         """The label of something of a waiting branch."""
@@ -144,7 +146,7 @@ def _order(item: tuple[Any, Any]) -> tuple[bool, Any]:
 
 def _merged_group(rows: Sequence[tuple[range, Group]], labels: Labels) -> Group:
     """Settings that differ between rows without being marked so have been written by inner steps: each branch's own."""
-    base = dict(rows[0][1])
+    base = {**rows[0][1], **_step(rows, labels)}
     marked = {rest for _, group in rows for key in group if labels.own(key)[0] == 0 for rest in [labels.own(key)[1]]}
     plain = [key for key in base if key not in _NAMES and not str(key).startswith(labels.prefix[:-1] + "_")]
     differing = {key for key in plain if any(not _same(base[key], group.get(key)) for _, group in rows[1:])}
@@ -155,6 +157,13 @@ def _merged_group(rows: Sequence[tuple[range, Group]], labels: Labels) -> Group:
                 name = labels.own_key(branch, key)
                 base[name] = group.get(name, group.get(key))
     return base
+
+
+def _step(rows: Sequence[tuple[range, Group]], labels: Labels) -> Group:
+    """Where the round is: one process counts no step that no branch has made."""
+    step, skipped = labels.counters["step"], labels.counters["skipped"]
+    by_all = reduce(and_, (group.get(skipped, 0) for _, group in rows))
+    return {step: rows[0][1].get(step, 0) - by_all.bit_count(), skipped: 0}
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -1,13 +1,14 @@
 """A `torch.optim.Optimizer` around another one: everything a framework relies on, passed through or done once."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import copy
 from typing import Any, ClassVar
 
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lookaround.optim.checks import WRAPPERS, check_wrappers
 from lookaround.optim.inner import HOOKS
 from lookaround.optim.plain import check_fits, load_plain, marked
 
@@ -27,8 +28,14 @@ class Wrapper(Optimizer):
     # Settings that are no choice of the user's, and not for `repr`.
     _unshown: ClassVar[tuple[str, ...]] = ()
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "name" in vars(cls):
+            WRAPPERS.setdefault(f"{cls.name}_", cls.__name__)
+
     def __init__(self, inner: Optimizer, settings: Group) -> None:
         self._check_inner(inner)
+        self._check_foreign(inner, settings)
         self._restore(inner)
         for group in self.param_groups:
             for stale in filter(self._owns_setting, list(group)):  # of an earlier wrapper of this kind
@@ -43,6 +50,16 @@ class Wrapper(Optimizer):
             )
         if any(type(wrapped) is cls for wrapped in chain(inner)):
             raise ValueError(f"{cls.__name__} cannot be wrapped around {cls.__name__}: use one, with other settings")
+
+    def _check_foreign(self, inner: Optimizer, settings: Group) -> None:
+        """Raise ValueError where another library's wrapper keeps settings of its own under the names that ours would have."""
+        for group in inner.param_groups:
+            named = [key for key in group if self._owns_setting(key)]
+            if named and not {self._key(key) for key in settings} <= set(named):
+                raise ValueError(
+                    f"{type(inner).__name__} keeps {', '.join(named)} in its parameter groups, where {type(self).__name__} would overwrite "
+                    "them: wrap the optimizer inside it instead"
+                )
 
     def _restore(self, inner: Optimizer) -> None:
         """Set the attributes `Optimizer.__init__` would, but for the groups and the state, which are the inner optimizer's."""
@@ -117,21 +134,18 @@ class Wrapper(Optimizer):
         Returns:
             What the inner optimizer returns: the closure's loss, or None without one.
         """
-        args, kwargs = self._before_step((self,) if closure is None else (self, closure), options)
+        if not (self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks):
+            return self._step(closure, **options)
+        args, kwargs = (self,) if closure is None else (self, closure), options
+        for before in self._optimizer_step_pre_hooks.values():
+            args, kwargs = before(self, args, kwargs) or (args, kwargs)
         loss = self._step(*args[1:], **kwargs)
-        for hook in self._optimizer_step_post_hooks.values():
-            hook(self, args, kwargs)
+        for after in self._optimizer_step_post_hooks.values():
+            after(self, args, kwargs)
         return loss
 
     # torch decorates `step` to run the hooks registered for every optimizer. Those run once, in the step of the innermost optimizer.
     step.hooked = True  # type: ignore[attr-defined]
-
-    def _before_step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        for hook in self._optimizer_step_pre_hooks.values():
-            changed = hook(self, args, kwargs)
-            if changed is not None:
-                args, kwargs = changed
-        return args, kwargs
 
     def _step(self, closure: Closure | None = None, **options: Any) -> Any:
         raise TypeError(f"{type(self).__name__} defines no step of its own")
@@ -177,21 +191,10 @@ class Wrapper(Optimizer):
             state_dict = before(self, state_dict) or state_dict
         self._check_schema(state_dict)
         check_fits(state_dict, self.param_groups, chain(self)[-1])
-        self._check_wrappers(state_dict["param_groups"])
+        check_wrappers(state_dict["param_groups"], self.param_groups, type(self).__name__)
         self._load(state_dict)
         for after in self._optimizer_load_state_dict_post_hooks.values():
             after(self)
-
-    def _check_wrappers(self, groups: list[Group]) -> None:
-        """Raise ValueError for a checkpoint of a wrapper there is none of here: what it kept would be left in the inner state."""
-        for cls in _subclasses(Wrapper):
-            prefix = f"{getattr(cls, 'name', '')}_"
-            known = any(key.startswith(prefix) for key in self.param_groups[0])
-            if not known and any(key.startswith(prefix) for group in groups for key in group):
-                raise ValueError(
-                    f"this is a checkpoint of {cls.__name__}, and the optimizer it is loaded into is {type(self).__name__} without "
-                    f"{cls.__name__}: build the optimizer that was saved, with the same wrappers around each other"
-                )
 
     def _load(self, state_dict: Group) -> None:
         fresh = {key: value for key, value in self.param_groups[0].items() if self._owns_setting(key)}
@@ -240,13 +243,6 @@ class Wrapper(Optimizer):
     def params(self) -> list[Tensor]:
         """All parameters, in the order of the groups."""
         return [param for group in self.param_groups for param in group["params"]]
-
-
-def _subclasses(cls: type[Wrapper]) -> Iterator[type[Wrapper]]:
-    for subclass in cls.__subclasses__():
-        yield from _subclasses(subclass)
-        if "name" in vars(subclass):
-            yield subclass
 
 
 def chain(optimizer: Optimizer) -> list[Optimizer]:

@@ -1,0 +1,79 @@
+"""Whether anyone has written into parameter groups: asked at every step, so answered by one comparison of identities a group."""
+
+from collections.abc import Callable, Sequence
+from operator import is_, itemgetter
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+Group = dict[str, Any]
+
+
+class _Seen(NamedTuple):
+    """A group as it was seen: how many keys it had, the values of those that are watched, and the versions of tensors among them."""
+
+    group: Group
+    size: int
+    get: Callable[[Group], Any]
+    values: tuple[Any, ...]
+    versions: tuple[tuple[Tensor, int], ...]
+
+
+class Watch:
+    """Remembers the values under some keys of groups.
+
+    Args:
+        watched: whether a group's key is one of them; `params` never is.
+
+    >>> groups = [{"params": [], "lr": 0.1}]
+    >>> watch = Watch(lambda group, key: True)
+    >>> watch.look(groups); watch.same(groups)
+    True
+    >>> groups[0]["lr"] = 0.2; watch.same(groups)
+    False
+    """
+
+    def __init__(self, watched: Callable[[Group, str], bool]) -> None:
+        self._watched = watched
+        self._seen: list[_Seen] = []
+
+    def look(self, groups: Sequence[Group]) -> None:
+        """Remember the groups as they are."""
+        self._seen = [self._see(group) for group in groups]
+
+    def _see(self, group: Group) -> _Seen:
+        keys = [key for key in group if key not in ("params", "param_names") and self._watched(group, key)]
+        get: Callable[[Group], Any] = (
+            itemgetter(*keys, keys[0]) if keys else _nothing
+        )  # of a single key it gives no tuple
+        values = get(group)
+        return _Seen(group, len(group), get, values, tuple((v, v._version) for v in values if isinstance(v, Tensor)))
+
+    def same(self, groups: Sequence[Group]) -> bool:
+        """Whether these are the groups that were looked at, with the same objects in them, and no tensor was written to."""
+        if len(groups) != len(self._seen):
+            return False
+        for group, (of, size, get, values, versions) in zip(groups, self._seen, strict=True):
+            if group is not of or len(group) != size:
+                return False
+            try:
+                if not all(map(is_, get(group), values)):
+                    return False
+            except KeyError:
+                return False
+            for tensor, version in versions:
+                if tensor._version != version:
+                    return False
+        return True
+
+    def forget(self) -> None:
+        """Know of no groups: the next ones are other ones."""
+        self._seen = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy is of other groups."""
+        return {"_watched": self._watched, "_seen": []}
+
+
+def _nothing(group: Group) -> tuple[Any, ...]:
+    return ()
