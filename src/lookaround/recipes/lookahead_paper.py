@@ -21,8 +21,8 @@ _SGD = {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-3}
 _SLOW = {"lr": 0.1, "momentum": 0.9, "weight_decay": 1e-3}
 _ADAM = {"lr": 3e-4, "weight_decay": 1.0}
 _FROM_PRINT = (
-    "the text copy of the paper lost this table; its numbers are those of the published version: those of CIFAR-10 stand in public lists "
-    "of results too, those of CIFAR-100 could not be held against a second source"
+    "the text copy of the paper lost this table; its numbers are those of the published version: three of CIFAR-10's stand in public "
+    "lists of results too, Polyak's and those of CIFAR-100 could not be held against a second source"
 )
 _AS_TABLE_1 = "are not in the paper; here they are Table 1's"
 
