@@ -9,9 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import nn
 
-from lookaround.averaging import SWAD
+from lookaround import Lookaround
+from lookaround.averaging import SWAD, update_norm_stats
 
 
 def brute_force(points, losses, interval, converge, tolerance, rate):
@@ -209,3 +211,40 @@ def test_mistakes_are_errors():
         swad.load_state_dict(state)
     with pytest.raises(ValueError, match="which=1"), swad.averaged(1):
         pass
+
+
+@pytest.mark.filterwarnings("ignore:the SWAD window never opened")
+def test_before_the_window_opens_what_is_reestimated_belongs_to_the_last_model(tmp_path):
+    model = nn.Sequential(nn.BatchNorm1d(1))
+    swad = SWAD(model)
+    swad.update()
+    swad.evaluated(1.0)
+    with swad.averaged():
+        update_norm_stats(model, [torch.tensor([[1.0], [3.0]])])
+        with swad.averaged():
+            assert model[0].running_mean.item() == 2.0
+        assert model[0].running_mean.item() == 2.0
+    assert model[0].running_mean.item() == 0.0
+    with swad.averaged():
+        assert model[0].running_mean.item() == 2.0
+    swad.export(tmp_path / "model.safetensors")
+    assert load_file(tmp_path / "model.safetensors")["0.running_mean"].item() == 2.0
+
+
+@pytest.mark.filterwarnings("ignore:the SWAD window never opened")
+def test_before_the_window_opens_the_last_model_is_the_average_of_branches():
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.zeros_(model.weight)
+    optimizer = Lookaround(torch.optim.SGD(model.parameters(), lr=1.0), branches=2, k=2)
+    swad = SWAD(model, converge=3)
+    for branch in optimizer.around():
+        model.weight.grad = torch.full_like(model.weight, [1.0, 3.0][branch])
+        optimizer.step()
+    swad.update()
+    swad.evaluated(1.0)
+    before = model.weight.item()
+    with swad.averaged():
+        assert model.weight.item() == -2.0
+        with swad.averaged():
+            assert model.weight.item() == -2.0
+    assert model.weight.item() == before != -2.0

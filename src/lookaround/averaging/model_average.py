@@ -236,8 +236,8 @@ class ModelAverage(ABC):
     def _put_back(self, live: list[Tensor]) -> None:
         """What the model held before a block: the average of the block around it, or the training weights."""
         if self._shown:
-            outer, _ = self._shown.pop()
-            self._shown.append((outer, self._values(outer)))
+            outer, _ = self._shown[-1]
+            self._shown[-1] = outer, self._values(outer)
         tensors.copy_(self._still(live), self._shown[-1][1] if self._shown else self._training)
         self._training = self._training if self._shown else []
 

@@ -253,7 +253,7 @@ class SWAD(ModelAverage):
                 f"the SWAD window never opened: that takes {self.converge} evaluations whose first loss none of the others "
                 "falls below; this is the last model, no average"
             )
-            return self._sources()
+            return self._last_model()
         parts = [s for s in self._parts() if s.points]
         if len(parts) == 1:
             return parts[0].mean
@@ -261,6 +261,13 @@ class SWAD(ModelAverage):
         for part in parts[1:]:
             total.absorb(_Segment(part.points, mean=part.mean))
         return total.mean
+
+    def _last_model(self) -> list[Tensor]:
+        """The point there would be now; inside a block what the block shows."""
+        if self._shown:
+            return self._shown[0][1][: len(self._averaged_slots)]
+        with self._at_point() as sources:
+            return tensors.clone(sources)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on bit for bit: numbers and tensors (not copies) in plain containers."""

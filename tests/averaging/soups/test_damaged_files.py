@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import zipfile
@@ -146,6 +147,34 @@ def test_an_old_file_that_ends_in_the_count_of_an_empty_storage(tmp_path):
         with pytest.raises((ValueError, TypeError)) as caught:
             uniform_soup([file])
         assert str(file) in str(caught.value)
+
+
+def pickled_alone(tmp_path, instructions):
+    """A torch file that is nothing but this pickle."""
+    with zipfile.ZipFile(tmp_path / "m", "w") as archive:
+        archive.writestr("m/data.pkl", b"\x80\x02" + instructions + b".")
+    return tmp_path / "m"
+
+
+@pytest.mark.parametrize("depth", [5, 5_000, 1_000_000])
+@pytest.mark.parametrize(
+    ("before", "after"), [(b"}N", b"K\x01s"), (b"}", b"K\x01s"), (b"ctorch\nSize\n(K\x01", b"tR"), (b"(N", b"NNNNtQ")]
+)
+def test_tuples_in_tuples(tmp_path, little_memory, depth, before, after):
+    """As a key, a size, a reference: a hash or a repr of what is nested so deep overflows the stack."""
+    file = pickled_alone(tmp_path, before + b"\x85" * depth + after)
+    with pytest.raises((ValueError, TypeError), match=re.escape(str(file))):
+        uniform_soup([file])
+
+
+@pytest.mark.parametrize(
+    "use", [b"ctorch\nSize\nh\x01\x85R", b"ccollections\nOrderedDict\nh\x01\x85R"], ids=["size", "dictionary"]
+)
+def test_a_list_that_is_used_again_and_again_is_not_copied_each_time(tmp_path, little_memory, use):
+    pairs = b"".join(b"J" + i.to_bytes(4, "little") + b"K\x01\x86" for i in range(20_000))
+    file = pickled_alone(tmp_path, b"](" + pairs + b"eq\x01" + use * 5_000)
+    with pytest.raises((ValueError, TypeError), match=re.escape(str(file))):
+        uniform_soup([file])
 
 
 def header(text, data=b"\x00" * 8):

@@ -15,6 +15,8 @@ import torch
 
 # Longer than any name or number of a state dict.
 _LONGEST_PIECE = 2**26
+# More than any tensor has.
+_MOST_DIMENSIONS = 64
 
 _STORAGES = {
     "DoubleStorage": torch.float64,
@@ -96,7 +98,7 @@ def unpickle(file: BinaryIO) -> Any:
         for instruction, argument, _ in pickletools.genops(_Bounded(file)):  # type: ignore[arg-type]
             machine.follow(instruction.name, argument)
         return machine.stack.pop()
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"its pickle is damaged ({type(error).__name__}: {error})") from error
 
 
@@ -154,7 +156,7 @@ class _Machine:
 
     def set_items(self, pairs: list[Any]) -> None:
         if not isinstance(self.stack[-1], Named):
-            self.stack[-1].update(zip(pairs[::2], pairs[1::2], strict=True))
+            self.stack[-1].update(zip(map(_key, pairs[::2]), pairs[1::2], strict=True))
 
     def two(self) -> list[Any]:
         second, first = self.stack.pop(), self.stack.pop()
@@ -244,9 +246,9 @@ def _made(function: Any, arguments: Any) -> Any:
         case "collections.OrderedDict", ():
             return {}
         case "collections.OrderedDict", (pairs,):
-            return dict(pairs)
+            return _moved(pairs)
         case "torch.Size", (sizes,):
-            return tuple(sizes)
+            return _sizes(sizes)
         case "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state", (data, *_):
             return data
         case "torch._tensor._rebuild_from_type_v2", (
@@ -270,10 +272,30 @@ def _made(function: Any, arguments: Any) -> Any:
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, dtype: torch.dtype, metadata: list[Any]) -> Any:
     if any(metadata):
         return Named("a conjugated or negated view")
-    sizes, steps = tuple(map(_count, shape)), tuple(map(_count, strides))
+    sizes, steps = _sizes(shape), _sizes(strides)
     if not isinstance(storage, Storage) or len(sizes) != len(steps):
         raise ValueError("a tensor without a storage, or with as many strides as it has dimensions")
     return StoredTensor(storage, _count(offset), sizes, steps, dtype)
+
+
+def _key(value: Any) -> Any:
+    """A key of a dictionary: what is nested could be nested so deep that its hash overflows the stack."""
+    if not isinstance(value, str | int | float | bytes | Named | None):
+        raise ValueError(f"a {type(value).__name__} as a key")
+    return value
+
+
+def _moved(pairs: Any) -> dict[Any, Any]:
+    """A dictionary of a list of pairs, which is empty then: a list that is used again and again must not be copied each time."""
+    found = {_key(key): value for key, value in pairs}
+    pairs.clear()
+    return found
+
+
+def _sizes(values: Any) -> tuple[int, ...]:
+    if len(values) > _MOST_DIMENSIONS:
+        raise ValueError(f"a tensor of {len(values):,} dimensions")
+    return tuple(map(_count, values))
 
 
 def _count(value: Any) -> int:
