@@ -26,13 +26,13 @@ class Parameters:
         count = len(self._all)
         for group in groups:
             count -= len(group["params"])
-        return count != 0 or any(map(_IS_TRAINED, self._frozen))
+        return count != 0 or (bool(self._frozen) and any(map(_IS_TRAINED, self._frozen)))
 
     def same(self, groups: Sequence[dict[str, Any]]) -> bool:
         """Whether they and their memory are those of before. Quick: for every exchange."""
         if self._addresses is None or self.changed(groups):
             return False
-        params = chain.from_iterable([group["params"] for group in groups])
+        params = groups[0]["params"] if len(groups) == 1 else chain.from_iterable([g["params"] for g in groups])
         return [*map(Tensor.data_ptr, params)] == self._addresses
 
     def differ(self, params: list[Tensor]) -> bool:
