@@ -1,11 +1,14 @@
 """Arithmetic on lists of tensors: equal to the plain formula, in blocks, whatever the layout and the dtype."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lookaround import tensors
+from lookaround.optim.average import Alone, settle, towards
 
 SHAPES = [(), (0,), (3,), (4, 5), (2, 3, 4, 4), (200_003,), (700, 300)]
 
@@ -31,6 +34,14 @@ LAYOUTS = {"plain": lambda t: t, "transposed": transposed, "channels last": chan
 layouts = pytest.mark.parametrize("layout", LAYOUTS)
 
 
+@torch.no_grad()
+def average(branches, slow=None, alpha=1.0, only=None):
+    """The average step over lists, in place."""
+    beside = [slow] if slow is not None else []
+    means = Alone(len(branches)).means(branches, [True] * len(branches), *beside)
+    settle(means, len(branches), partial(towards, alpha), only)
+
+
 @layouts
 @pytest.mark.parametrize("other", LAYOUTS)
 @pytest.mark.parametrize("weight", [0.0, 0.3, 0.7, 1.0])
@@ -44,15 +55,6 @@ def test_lerp_is_the_formula(layout, other, weight):
 
 
 @layouts
-@pytest.mark.parametrize("other", LAYOUTS)
-def test_exchange_exchanges(layout, other):
-    ours, theirs = draw(0, layout=LAYOUTS[layout]), draw(1, layout=LAYOUTS[other])
-    tensors.exchange_(ours, theirs)
-    assert all(map(torch.equal, ours, draw(1)))
-    assert all(map(torch.equal, theirs, draw(0)))
-
-
-@layouts
 @pytest.mark.parametrize("write_back", [True, False])
 @pytest.mark.parametrize("alpha", [None, 0.0, 0.4, 1.0])
 def test_average_is_the_formula_and_goes_where_it_is_asked_to(layout, write_back, alpha):
@@ -61,7 +63,7 @@ def test_average_is_the_formula_and_goes_where_it_is_asked_to(layout, write_back
     means = [sum(column) / 3 for column in zip(*branches, strict=True)]
     expected = means if slow is None else [p + alpha * (m - p) for p, m in zip(slow, means, strict=True)]
     kept = [[t.clone() for t in of] for of in (*branches[1:], slow or [])]
-    tensors.average_(branches[0], branches[1:], slow, 1.0 if alpha is None else alpha, write_back=write_back)
+    average(branches, slow, 1.0 if alpha is None else alpha, None if write_back else 0)
     torch.testing.assert_close(branches[0], expected)
     for of, before in zip((*branches[1:], slow or []), kept, strict=True):
         for tensor, value, result in zip(of, before, branches[0], strict=False):
@@ -72,14 +74,14 @@ def test_average_is_the_formula_and_goes_where_it_is_asked_to(layout, write_back
 @given(st.integers(1, 9), st.floats(-(2.0**100), 2.0**100, width=32), st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]))
 def test_what_all_branches_agree_on_is_left_exactly_so(count, value, alpha):
     branches = [[torch.full((2,), value)] for _ in range(count)]
-    tensors.average_(branches[0], branches[1:], [torch.full((2,), value)], alpha)
+    average(branches, [torch.full((2,), value)], alpha)
     assert all(torch.equal(of[0], torch.full((2,), value)) for of in branches)
 
 
 def test_a_mean_does_not_overflow_where_a_sum_would():
     large = torch.finfo(torch.float32).max
     branches = [[torch.full((2,), large)] for _ in range(3)]
-    tensors.average_(branches[0], branches[1:], None, 1.0)
+    average(branches)
     assert branches[0][0].tolist() == [large, large]
 
 
@@ -89,21 +91,21 @@ def test_low_precision_is_averaged_in_float32(dtype):
     ulp = torch.finfo(dtype).eps
     values = [1.0, 1.0 + ulp, 1.0 + ulp, 1.0, 1.0 + ulp]
     branches = [[torch.tensor([v], dtype=dtype)] for v in values]
-    tensors.average_(branches[0], branches[1:], None, 1.0)
+    average(branches)
     assert all(of[0].item() == 1.0 + ulp for of in branches)
 
 
 def test_mixed_dtypes_in_one_list_stay_apart():
     dtypes = [torch.float32, torch.bfloat16, torch.float64, torch.float32, torch.complex64]
     ours = [torch.zeros(3, dtype=d) for d in dtypes]
-    tensors.average_(ours, [[torch.ones(3, dtype=d) for d in dtypes]], None, 1.0)
+    average([ours, [torch.ones(3, dtype=d) for d in dtypes]])
     assert [t.dtype for t in ours] == dtypes
     assert all((t == 0.5).all() for t in ours)
 
 
 def test_complex_numbers_are_pairs_of_reals():
     ours, theirs = [torch.tensor([1 + 2j])], [torch.tensor([3 + 6j])]
-    tensors.average_(ours, [theirs], None, 1.0)
+    average([ours, theirs])
     assert ours[0].tolist() == [2 + 4j]
 
 
@@ -118,7 +120,7 @@ def test_blocks_cover_every_element_once():
 
 def test_lists_of_unequal_length_are_refused():
     with pytest.raises(ValueError):
-        tensors.exchange_([torch.zeros(1)], [])
+        list(tensors.blocks([torch.zeros(1)], []))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
@@ -169,8 +171,7 @@ def test_every_change_is_seen_by_autograd():
     for change in (
         lambda w, o: tensors.lerp_each_([[w]], [o], [0.5]),
         lambda w, o: tensors.copy_([w], [o]),
-        lambda w, o: tensors.exchange_([w], [o]),
-        lambda w, o: tensors.average_([w], [[o]], None, 1.0),
+        lambda w, o: average([[w], [o]]),
     ):
         weight, other = torch.nn.Parameter(torch.ones(200_000)), torch.zeros(200_000)
         before = weight._version

@@ -171,8 +171,7 @@ def _fill(begin: int, end: int, views: list[Tensor | None], tensors: list[Tensor
 
 def exchange(layout: Layout, other: Packed) -> None:
     """Exchange the model's values with a set of the same dtypes, with one block of temporary memory."""
-    for i, parts in enumerate(layout.blocks):
-        block = other.blocks[i]
+    for i, (parts, block) in enumerate(zip(layout.blocks, other.blocks, strict=True)):
         kept = layout.gather(i)
         _scatter(parts, block)
         block[0].copy_(kept, non_blocking=True)

@@ -146,14 +146,6 @@ def blocks(*lists: Tensors, cut: bool = True, least: int = 0) -> Iterator[tuple[
                 yield tuple(tensors[begin:end] for tensors in alike)
 
 
-def _widen(tensors: list[Tensor], like: list[Tensor]) -> list[Tensor]:
-    """``tensors`` in the averaging dtype and on the device of ``like``: the same tensors where they are so already."""
-    dtype, device = wide_dtype(like[0].dtype), like[0].device
-    if tensors[0].dtype == dtype and tensors[0].device == device:
-        return tensors
-    return [t.to(device=device, dtype=dtype, non_blocking=True) for t in tensors]
-
-
 def _copy_block(targets: list[Tensor], sources: list[Tensor]) -> None:
     torch._foreach_copy_(targets, sources, non_blocking=True)
 
@@ -179,22 +171,6 @@ def clone(tensors: Tensors, *, wide: bool = False) -> list[Tensor]:
     """
     dtypes = [wide_dtype(t.dtype) if wide else t.dtype for t in tensors]
     return [t.detach().to(dtype=d, copy=True) for t, d in zip(tensors, dtypes, strict=True)]
-
-
-@torch.no_grad()
-def exchange_(first: Tensors, second: Tensors) -> None:
-    """Exchange the values of two lists in place, with one block of temporary memory.
-
-    >>> import torch
-    >>> from lookaround.tensors import exchange_
-    >>> a, b = [torch.tensor([1.0])], [torch.tensor([2.0])]
-    >>> exchange_(a, b); (a, b)
-    ([tensor([2.])], [tensor([1.])])
-    """
-    for ours, theirs in blocks(first, second):
-        kept = [t.clone() for t in ours]
-        _copy_block(ours, theirs)
-        _copy_block(theirs, kept)
 
 
 @torch.no_grad()
@@ -227,39 +203,6 @@ def _pull_block(mean: list[Tensor], now: list[Tensor], weight: float) -> None:
     torch._foreach_lerp_(near, now, weight)
     if near is not mean:
         _copy_block(mean, near)
-
-
-@torch.no_grad()
-def average_(
-    fast: Tensors, others: Sequence[Tensors], slow: Tensors | None, alpha: float, *, write_back: bool = True
-) -> None:
-    """The average step: φ ← φ + α (mean of the branches - φ), written to ``fast`` and, on request, everywhere else.
-
-    ``fast`` holds one branch and each of ``others`` another; the mean is taken over all of them. ``slow`` holds φ in
-    the averaging dtype; without it φ is not part of the average (α = 1). With ``write_back`` the result goes to ``fast``,
-    ``slow`` and ``others``, the common starting point of the next round; without it, to ``fast`` alone.
-
-    The mean is the running one, m ← m + (θ_j - m) / j: it needs no sum that could overflow, gives θ itself for one branch, and
-    leaves a weight that is equal in all branches exactly as it is.
-    """
-    lists = [fast, *others] + ([slow] if slow is not None else [])
-    for now, *rest in blocks(*lists):
-        mean = _widen(now, now)
-        for j, branch in enumerate(rest[: len(others)], start=2):
-            torch._foreach_lerp_(mean, _widen(branch, now), 1 / j)
-        result = mean if slow is None else _towards(rest[-1], mean, alpha, write_back)
-        targets = [now, *rest[: len(others)]] if write_back else [now]
-        for target in targets:
-            if target is not result:
-                _copy_block(target, result)
-
-
-def _towards(phi: list[Tensor], mean: list[Tensor], alpha: float, write_back: bool) -> list[Tensor]:
-    """φ + α (mean - φ): in φ's own memory when it is written back, in a block of its own when not."""
-    if not write_back:
-        return list(torch._foreach_lerp(phi, mean, alpha))
-    torch._foreach_lerp_(phi, mean, alpha)
-    return phi
 
 
 @torch.no_grad()

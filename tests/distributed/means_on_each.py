@@ -1,6 +1,7 @@
 """What each process of `test_means.py` runs."""
 
 from datetime import timedelta
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch.distributed.tensor import Shard, distribute_tensor
 
 from conftest import Allocations
 from lookaround.distributed import Rows
-from lookaround.tensors import average_
+from lookaround.optim.average import Alone, settle, towards
 
 SHAPES = ((3, 5), (), (0,), (7,), (1, 300), (2, 3, 2, 2))
 
@@ -36,9 +37,10 @@ def mean_of(rows: Rows, weights: dict[int, list], taking_part=None, **settings) 
 
 def one_process(weights: list[list]) -> list[torch.Tensor]:
     """The mean as one process that holds all branches takes it."""
-    fast, *others = [[w.clone() for w in of] for of in weights]
-    average_(fast, others, None, 1.0)
-    return fast
+    count, copies = len(weights), [[w.clone() for w in of] for of in weights]
+    with torch.no_grad():
+        settle(Alone(count).means(copies, [True] * count), count, partial(towards, 1.0))
+    return copies[0]
 
 
 def check_bit_for_bit(size: int) -> None:

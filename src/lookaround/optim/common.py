@@ -66,14 +66,16 @@ class Common:
             part, missed = self._taking_part.at_average(round_number, skipped, k)
             if missed:
                 return missed
-            self._moving.move(alphas, part, self._lost())
-            if beside := [*self._nested_slow(alphas), *self._momentum(alphas, round_number == 0)]:
-                self._settle(beside, part)
-            self._copy_counters()
-            self._taking_part.rejoin(
-                part,
-                f"has weights that are infinite or NaN: it is left out of the average of round {round_number} and restarts from it",
-            )
+            self._moving.move(alphas, part, None if self._rows.exact else self._lost())
+            if self._branches.hold_rounds or self._mode != "maintain":
+                self._settle([*self._nested_slow(alphas), *self._momentum(alphas, round_number == 0)], part)
+            if self._branches.counters.live:
+                self._copy_counters()
+            if not all(part):
+                self._taking_part.rejoin(
+                    part,
+                    f"has weights that are infinite or NaN: it is left out of the average of round {round_number} and restarts from it",
+                )
         return 0
 
     def show(self, alphas: Sequence[float], round_number: int) -> None:
@@ -117,8 +119,6 @@ class Common:
     def _copy_counters(self) -> None:
         """Counters and the like are those of the last branch: the one in the model where a round ends by itself."""
         counters, last = self._branches.counters, self._rows.branches - 1
-        if not counters.live:
-            return
         if waiting(last) in counters:
             counters.restore(waiting(last))
         self._rows.copy_(counters.live, last)
@@ -128,8 +128,6 @@ class Common:
     def _nested_slow(self, alphas: Sequence[float]) -> Iterator[Lists]:
         """The slow weights of a wrapper inside this one are weights too: a branch that restarts takes its φ along."""
         branches = self._branches
-        if not branches.hold_rounds:
-            return
         inside = [branches.inside(b) for b in branches.local]
         for name, rounds in branches.inside(branches.current).items():
             if SLOW in rounds.branches.weights:

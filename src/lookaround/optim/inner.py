@@ -31,18 +31,24 @@ _COMMON = frozenset((*HOOKS, "param_groups", "defaults", "inner", "step", "_opt_
 
 def attributes(optimizers: Sequence[Optimizer]) -> list[Attributes]:
     """What of each optimizer belongs to the branch that is in place."""
-    return [{key: held[key] for key in held.keys() - _COMMON} for held in map(vars, optimizers)]
+    return [_own(vars(optimizer)) for optimizer in optimizers]
+
+
+def _own(held: Attributes) -> Attributes:
+    return {key: value for key, value in held.items() if key not in _COMMON}
 
 
 def exchange(optimizers: Sequence[Optimizer], others: list[Attributes]) -> list[Attributes]:
     """Put another branch in place, and give back what was there."""
-    ours = attributes(optimizers)
-    for optimizer, mine, theirs in zip(optimizers, ours, others, strict=True):
+    ours = []
+    for optimizer, theirs in zip(optimizers, others, strict=True):
         held = vars(optimizer)
+        mine = _own(held)
         if mine.keys() != theirs.keys():
             for key in mine.keys() - theirs.keys():
                 del held[key]
         held.update(theirs)
+        ours.append(mine)
     return ours
 
 

@@ -45,8 +45,9 @@ class Moving:
             self._move(alphas, part, lost, only)
 
     def _move(self, alphas: Sequence[float], part: list[bool], lost: ByParam | None, only: int | None) -> None:
-        branches, count = self._branches, len(self._branches.local)
-        if not branches.weights.live:
+        branches = self._branches
+        weights, count = branches.weights, len(branches.local)
+        if not weights.live:
             return
         if lost is not None and only is not None:
             lost = dict(
@@ -54,11 +55,11 @@ class Moving:
             )  # nothing is owed to an average that is only shown
         if self._outer is not None:
             self._outer_step(self._outer, part, lost, only)
-        elif len(alphas) > 1 and len(set(alphas)) > 1 and SLOW in branches.weights:
+        elif len(alphas) > 1 and len(set(alphas)) > 1 and SLOW in weights:
             self._move_by_group(alphas, part, lost, only)
         else:
-            settle(self._means(branches.weights, part, lost, only), count, partial(towards, alphas[0]), only)
-        if branches.statistics.live:
+            settle(self._means(weights, part, lost, only), count, partial(towards, alphas[0]), only)
+        if branches.model is not None and branches.statistics.live:
             alpha = 1.0 if self._outer else alphas[0]
             settle(self._means(branches.statistics, part, None, only), count, partial(towards, alpha), only)
 

@@ -26,19 +26,22 @@ class Parameters:
         count = len(self._all)
         for group in groups:
             count -= len(group["params"])
-        return count != 0 or any(map(_IS_TRAINED, self._frozen))
+        return count != 0 or (bool(self._frozen) and self._is_any_trained())
+
+    def _is_any_trained(self) -> bool:
+        return any(map(_IS_TRAINED, self._frozen))
 
     def same(self, groups: Sequence[dict[str, Any]]) -> bool:
         """Whether they and their memory are those of before. Quick: for every exchange."""
-        if self._addresses is None or self.changed(groups):
+        if self._addresses is None or (self._frozen and self._is_any_trained()):
             return False
-        params = chain.from_iterable([group["params"] for group in groups])
+        params = groups[0]["params"] if len(groups) == 1 else chain.from_iterable([g["params"] for g in groups])
         return [*map(Tensor.data_ptr, params)] == self._addresses
 
     def differ(self, params: list[Tensor]) -> bool:
         """Whether these are others, in another order, or some are trained that were not."""
         same = len(params) == len(self._all) and all(map(is_, params, self._all))
-        return not same or any(map(_IS_TRAINED, self._frozen))
+        return not same or self._is_any_trained()
 
     def follow(self, params: list[Tensor], had: Iterable[Tensor]) -> list[Tensor]:
         """Take note of all there are now. Those that have a part in a round: trained, or among those that ``had`` one."""

@@ -4,8 +4,6 @@ The paper's loops are nested: for each round, for k steps, for all branches, a s
 instead, so what comes before and after a step is here, and the place in the nest is kept (`lookaround.optim.cadence`).
 """
 
-from operator import itemgetter
-
 from lookaround.optim.adaptive import Adaptive
 from lookaround.optim.cadence import Move, Place, among_others, made_up, round_ends, turn_ends
 from lookaround.optim.checks import check_count, moves_nothing
@@ -28,7 +26,7 @@ class Rounds(Run):
         groups = branches.groups
         if self.fresh or branches.parameters.changed(groups):
             self.take_start()
-            self.fresh = self.start > 0
+            self.fresh = groups[0][self._start] > 0
         if self._several:
             branches.own_values.before_step(groups)
         if self.adaptive is not None:
@@ -52,18 +50,19 @@ class Rounds(Run):
 
     def turn_ends(self) -> None:
         """Move on to the next branch; after the last, count the pass if any branch stepped in it, and end the round after k."""
-        group = self.branches.groups[0]
+        branches = self.branches
+        group, local = branches.groups[0], branches.local
         start = group[self._start]
-        if self._spread and self.place.branch + 1 == self.branches.local.stop:
+        if self._spread and self.place.branch + 1 == local.stop:
             self._pass_ends_among_others()
-        move, place = turn_ends(self.place, self.branches.local, start or group[self._k])
+        move, place = turn_ends(self.place, local, start or group[self._k])
         if move is Move.AVERAGE:
             missed = self.end_round(place.skipped)
             if not missed:
                 return
             place = made_up(place, missed)
-        if not start:  # until then all branches are the weights that are there
-            self.branches.load(place.branch)
+        if self._several and not start:  # until then all branches are the weights that are there
+            branches.load(place.branch)
         self.place, self.noted = place, False
 
     def _pass_ends_among_others(self) -> None:
@@ -91,7 +90,8 @@ class Rounds(Run):
 
     def _begin_round(self) -> None:
         branches = self.branches
-        branches.find_buffers()
+        if branches.model is not None:
+            branches.find_buffers()
         if not self._needs_slow():
             self.common.drop_slow()
         elif SLOW not in branches.weights:
@@ -101,8 +101,9 @@ class Rounds(Run):
 
     def _needs_slow(self) -> bool:
         """Whether the average that ends a round beginning now asks for φ."""
-        always = self.common.outer is not None or self.common.displaced or self.adaptive is not None
-        return always or min(map(itemgetter(self._alpha), self.branches.groups)) < 1
+        if any(group[self._alpha] < 1 for group in self.branches.groups):
+            return True
+        return self.common.outer is not None or self.common.displaced or self.adaptive is not None
 
     def end_round(self, skipped: int = 0) -> int:
         """The average step, and a new round; or how many of the round's steps are still to be made, as no process has made them.
@@ -110,14 +111,15 @@ class Rounds(Run):
         ``skipped`` has a bit for each that nobody here has made.
         """
         branches, local = self.branches, self.branches.local
-        if self.start:
+        groups = branches.groups
+        if groups[0][self._start]:
             self.set("start", 0)
             self.go_to(Place(self.place.round, branch=local.start))
             return 0
-        check_count("k", branches.groups[0][self._k])
+        k = check_count("k", groups[0][self._k])
         alphas = self.alphas()
         branches.follow()
-        missed = self.common.average(alphas, self.place.round, skipped, branches.groups[0][self._k])
+        missed = self.common.average(alphas, self.place.round, skipped, k)
         if not missed:
             branches.load(local.start, same_weights=True)
             self._new_round(round_ends(self.place, local))
