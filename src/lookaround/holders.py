@@ -35,6 +35,9 @@ class Holder(Protocol):
     def averaged(self) -> AbstractContextManager[None]:
         """The average in the model."""
 
+    def average(self) -> None:
+        """End the round now, with the average in the model."""
+
     def restart(self) -> None:
         """Go on from the weights in the model, which something else has written."""
 
@@ -70,6 +73,14 @@ def averaged(tensors: Sequence[Tensor]) -> Iterator[None]:
         for holder, _ in apart:
             stack.enter_context(holder.averaged())
         yield
+
+
+def end_rounds_of_others(tensors: Sequence[Tensor]) -> None:
+    """Before a model's tensors are written: whoever holds trained weights beside them goes on with those from their average, not from
+    the branch that the model happens to hold."""
+    for holder, held in _holders(tensors, [each for each in _HOLDERS if each.apart]):
+        if any(p.requires_grad and id(p) not in held for group in holder.param_groups for p in group["params"]):
+            holder.average()
 
 
 def restart(tensors: Sequence[Tensor]) -> None:

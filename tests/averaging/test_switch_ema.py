@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lookaround import Lookahead, Lookaround
-from lookaround.averaging import SwitchEMA, exponential, power, uniform
+from lookaround.averaging import SwitchEMA, exponential, lawa, power, uniform
 
 
 def problem(seed=0):
@@ -118,3 +118,18 @@ def test_mistakes_are_errors_and_change_nothing():
     with switch.average.averaged(), pytest.raises(ValueError, match=r"inside averaged\(\)"):
         switch.step()
     assert switch.average.count == 1
+
+
+def test_what_the_wrapper_holds_beside_the_model_goes_on_from_its_average():
+    one, other = (nn.Linear(1, 1, bias=False) for _ in range(2))
+    for model in (one, other):
+        nn.init.zeros_(model.weight)
+    optimizer = Lookaround(torch.optim.SGD([one.weight, other.weight], lr=1.0), branches=2, k=2)
+    for branch in optimizer.around():
+        one.weight.grad = torch.full_like(one.weight, [1.0, 3.0][branch])
+        other.weight.grad = torch.full_like(other.weight, [2.0, 6.0][branch])
+        optimizer.step()
+    assert SwitchEMA(one, every=1, rule=lawa(1)).step()
+    assert (one.weight.item(), other.weight.item()) == (-2.0, -4.0)
+    with optimizer.averaged():
+        assert (one.weight.item(), other.weight.item()) == (-2.0, -4.0)

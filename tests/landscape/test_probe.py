@@ -245,3 +245,30 @@ def test_an_unbatched_input_of_instance_norm_is_one_instance() -> None:
     reestimate(found, batches)
     torch.testing.assert_close(found.running_mean, expected.running_mean)
     torch.testing.assert_close(found.running_var, expected.running_var)
+
+
+class Frozen(nn.BatchNorm1d):
+    """Normalises with what it has, and leaves that alone."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+
+
+class Slow(nn.BatchNorm1d):
+    """Moves its statistics by a tenth, whatever its momentum is."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, self.training, 0.1, self.eps
+        )
+
+
+@pytest.mark.parametrize("kind", [Frozen, Slow])
+def test_a_batch_norm_with_a_forward_of_its_own_is_measured_at_its_input(kind: type[nn.BatchNorm1d]) -> None:
+    torch.manual_seed(0)
+    batches = [torch.randn(n, 3) * 3 + 5 for n in (8, 5)]
+    found, expected = kind(3).eval(), nn.BatchNorm1d(3).eval()
+    reestimate(found, batches)
+    update_norm_stats(expected, batches)
+    torch.testing.assert_close(found.running_mean, expected.running_mean)
+    torch.testing.assert_close(found.running_var, expected.running_var)

@@ -122,17 +122,21 @@ class ModelAverage(ABC):
 
         Args:
             restart: Called then, for an optimizer that keeps weights of its own: by default ``restart()`` of the Lookahead or Lookaround
-                that holds the model's parameters.
+                that holds the model's parameters; one that holds others too ends its round first, so that those go on from their average.
             which: The number of the average.
 
         Raises:
             ValueError: Called inside :meth:`averaged`, or there is no point in the average yet. Nothing is written then.
         """
-        self.copy_to(self._model, which)
-        if restart is None:
-            holders.restart(self._sources())
-        else:
+        if restart is not None:
+            self.copy_to(self._model, which)
             restart()
+            return
+        self._forbid_inside("write_back()")
+        self._mean(which)  # raises before a round is ended
+        holders.end_rounds_of_others(self._sources())
+        self.copy_to(self._model, which)
+        holders.restart(self._sources())
 
     def _sources(self) -> list[Tensor]:
         return self._live(self._averaged_slots)

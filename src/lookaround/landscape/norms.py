@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from lookaround.averaging.norm_layers import norm_layers
@@ -40,6 +40,8 @@ class _Pool:
         self.calls: list[list[_Seen]] = []
         self.in_batch = 0
         self.before = layer.running_mean.clone()
+        # A batch norm with a forward of its own may leave anything in its buffers.
+        self.own_forward = isinstance(layer, _BatchNorm) and not type(layer).forward.__module__.startswith("torch.")
 
     def call(self, forward: Any, *args: Any, **kwargs: Any) -> Any:
         """Run the layer's forward on one input, and take note of what it has measured."""
@@ -54,6 +56,9 @@ class _Pool:
         self.in_batch += 1
         if not isinstance(self.layer, _InstanceNorm) and values.numel() == values.shape[1]:
             self._see_one(values, seen)
+            return forward(*args, **kwargs)
+        if self.own_forward:
+            seen.append(_measured(values))
             return forward(*args, **kwargs)
         # Momentum 1 multiplies what is there by zero, which NaN of an earlier point would survive.
         self.layer.running_mean.zero_()
@@ -105,6 +110,12 @@ class _Pool:
             variance = deviation.sum(0) / (n.sum() - 1)
         self.layer.running_mean.copy_(mean)
         self.layer.running_var.copy_(variance)
+
+
+def _measured(values: Tensor) -> _Seen:
+    """The moments of a batch norm's input, read from it."""
+    variance, mean = torch.var_mean(values.detach().double().transpose(0, 1).flatten(1), 1)
+    return _Seen(values.numel() // values.shape[1], mean, variance)
 
 
 def tracked_norms(model: nn.Module) -> list[_NormBase]:
