@@ -232,7 +232,7 @@ COMMANDS = {
     "run": Command("compute a table or figure of a paper, and compare", _run_recipe, "--resume"),
     "compare": Command("put experiments on one task side by side, paired by seed", _compare),
     "evaluate": Command("measure finished networks, their calibration included", _evaluate),
-    "predict": Command("classify images", _predict),
+    "predict": Command("classify images, translate sentences, score text", _predict),
     "export": Command("write a network as a file that runs without this package", _export),
     "soup": Command("average finished models' weights into one file", _soup),
     "landscape": Command("draw loss and accuracy on planes, lines and inside rounds", _landscape),

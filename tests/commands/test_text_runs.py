@@ -119,7 +119,8 @@ def test_evaluate_and_predict_take_language_models(
     assert header.split() == ["network", "perplexity", "bits/byte", "loss"]
     names = (("perplexity", 2), ("bits_per_byte", 4), ("loss", 4))
     assert [line.split() for line in lines] == [shown(run, names) for run in runs]
-    text = tmp_path / "some.txt"
+    text = tmp_path / "texts" / "some.txt"
+    text.parent.mkdir()
     text.write_text("one two\nthree, four\n")
     assert main(["evaluate", str(runs[0]), "--root", str(text)]) == 0
     expected = evaluated(runs[0], text)
@@ -130,6 +131,8 @@ def test_evaluate_and_predict_take_language_models(
     assert main(["predict", str(runs[0]), str(text)]) == 0
     rows = list(csv.reader(io.StringIO(capsys.readouterr().out)))
     assert rows == [list(row) for row in predicted(runs[0], [text])]
+    assert main(["predict", str(runs[0]), str(text.parent)]) == 0
+    assert list(csv.reader(io.StringIO(capsys.readouterr().out))) == rows
     assert main(["predict", str(runs[0]), str(text), "--out", str(tmp_path / "rows.csv")]) == 0
     assert capsys.readouterr().out == f"2 lines: {tmp_path / 'rows.csv'}\n"
     assert list(csv.reader((tmp_path / "rows.csv").read_text().splitlines())) == rows
@@ -196,7 +199,7 @@ def test_what_evaluate_and_predict_cannot_do_with_text_is_said_in_a_line(
     assert "--data and --split choose images" in refused("evaluate", run, "--data", "digits")
     assert "holds no test.txt" in refused("evaluate", run, "--root", str(tmp_path))
     assert "nothing to predict; give text files" in refused("predict", run)
-    assert "is no regular file" in refused("predict", run, str(tmp_path))
+    assert "apart holds no .txt file; give text files" in refused("predict", run, str(soup.parent))
     assert f"there is no {tmp_path / 'none'}" in refused("predict", run, str(tmp_path / "none"))
 
 

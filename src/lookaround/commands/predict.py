@@ -42,7 +42,7 @@ class PredictOptions:
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The network."""
     files: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="FILE...")]
-    """Image files, or folders of them; for a network of text, UTF-8 files."""
+    """Image files, or folders of them; for a network of text UTF-8 files, or folders of .txt files."""
     out: Path | None = None
     """CSV file to write. None: standard output."""
     batch_size: int = 500
@@ -75,7 +75,8 @@ def _of_text(options: PredictOptions) -> Iterator[tuple[str, ...]]:
     if not options.files:
         raise UsageError("nothing to predict; give text files after the RUN")
     with usage_errors():
-        yield from predicted(options.run, options.files, options.batch_size, device_named(options.device))
+        files = tuple(text_files(options.files))
+        yield from predicted(options.run, files, options.batch_size, device_named(options.device))
 
 
 def _of_images(options: PredictOptions) -> Iterator[tuple[str, ...]]:
@@ -85,6 +86,19 @@ def _of_images(options: PredictOptions) -> Iterator[tuple[str, ...]]:
     _check(files, architecture)
     yield HEADER
     yield from _rows(model.to(device), architecture, files, options.batch_size, device)
+
+
+def text_files(paths: Sequence[Path]) -> Iterator[Path]:
+    """The files among the paths, and the ``.txt`` files in the folders among them and below, by name.
+
+    Raises:
+        UsageError: for a folder without any.
+    """
+    for path in paths:
+        found = sorted(file for file in path.rglob("*.txt") if file.is_file()) if path.is_dir() else [path]
+        if not found:
+            raise UsageError(f"{path} holds no .txt file; give text files, or folders of .txt files")
+        yield from found
 
 
 def image_files(paths: Sequence[Path]) -> Iterator[Path]:

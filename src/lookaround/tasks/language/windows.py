@@ -62,7 +62,8 @@ class TextWindows(Batches):
         self.units = rows * width
         if self.per_epoch < 1:
             raise TextError(
-                f"{text.name} has {len(self._whole) - 1:,} tokens, fewer than a batch of {rows} rows times a window of {width}"
+                f"{text.name} has {len(self._whole) - 1:,} tokens, fewer than a batch of {rows} rows times a window of {width}; "
+                "give more text, a smaller --window, or a smaller batch of the methods (--all batch=2)"
             )
         if any(differing.of(branch) == "bpe-dropout" for branch in range(branches)):
             corpus.dropped(Text(text.name, ()), differing.bpe_dropout, 0)

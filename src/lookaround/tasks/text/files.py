@@ -55,7 +55,7 @@ def read_text(path: Path) -> Text:
     if not path.exists():
         raise TextError(f"there is no {path}")
     if not path.is_file():
-        raise TextError(f"{path} is no regular file; give a folder of text files")
+        raise TextError(f"{path} is no regular file; it has to be a UTF-8 text file")
     return Text(str(path), _lines(path, _decoded(path)))
 
 
