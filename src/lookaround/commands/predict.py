@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TextIO
@@ -95,10 +95,7 @@ def text_files(paths: Sequence[Path]) -> Iterator[Path]:
         UsageError: for a folder without any.
     """
     for path in paths:
-        found = sorted(file for file in path.rglob("*.txt") if file.is_file()) if path.is_dir() else [path]
-        if not found:
-            raise UsageError(f"{path} holds no .txt file; give text files, or folders of .txt files")
-        yield from found
+        yield from _of_folder(path, {".txt"}, "no .txt file; give text files, or folders of .txt files")
 
 
 def image_files(paths: Sequence[Path]) -> Iterator[Path]:
@@ -110,15 +107,19 @@ def image_files(paths: Sequence[Path]) -> Iterator[Path]:
     if not paths:
         raise UsageError("nothing to predict; give image files, or folders of them, after the RUN")
     for path in paths:
-        if not path.is_dir():
-            if not path.exists():
-                raise UsageError(f"there is no {path}; give image files, or folders of them")
-            yield path
-            continue
-        found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.name[0] != ".")
-        if not found:
-            raise UsageError(f"{path} holds no images ({', '.join(sorted(SUFFIXES))})")
-        yield from found
+        if not path.exists():
+            raise UsageError(f"there is no {path}; give image files, or folders of them")
+        yield from _of_folder(path, SUFFIXES, f"no images ({', '.join(sorted(SUFFIXES))})")
+
+
+def _of_folder(path: Path, suffixes: Collection[str], none: str) -> list[Path]:
+    """The files in a folder and below that end so, but for hidden ones, by name; of a file itself, the file."""
+    if not path.is_dir():
+        return [path]
+    found = sorted(file for file in path.rglob("*") if file.suffix.lower() in suffixes and file.name[0] != ".")
+    if not found:
+        raise UsageError(f"{path} holds {none}")
+    return found
 
 
 def _rows(
