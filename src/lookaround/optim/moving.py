@@ -59,9 +59,14 @@ class Moving:
             self._move_by_group(alphas, part, lost, only)
         else:
             settle(self._means(weights, part, lost, only), count, partial(towards, alphas[0]), only)
+        self.move_statistics(1.0 if self._outer else alphas[0], part, only)
+
+    def move_statistics(self, alpha: float, part: list[bool], only: int | None = None) -> None:
+        """Running statistics alone go to their average, as `move` takes them there."""
+        branches = self._branches
         if branches.model is not None and branches.statistics.live:
-            alpha = 1.0 if self._outer else alphas[0]
-            settle(self._means(branches.statistics, part, None, only), count, partial(towards, alpha), only)
+            means = self._means(branches.statistics, part, None, only)
+            settle(means, len(branches.local), partial(towards, alpha), only)
 
     def _means(self, kept: Kept, part: list[bool], lost: ByParam | None, only: int | None) -> Means:
         """The mean over all branches of what is kept for each, beside φ if there is one."""
