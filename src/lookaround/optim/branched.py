@@ -26,6 +26,7 @@ from lookaround.optim.checks import (
 from lookaround.optim.common import Common
 from lookaround.optim.outer import MakeOuter, Outer
 from lookaround.optim.overlap import Overlap
+from lookaround.optim.run import LEFT_OUT, UNDER_WAY
 from lookaround.optim.scheduled import Scheduled
 from lookaround.optim.wrapper import Closure, Group, chain
 
@@ -58,7 +59,8 @@ class Branched(Scheduled):
         check_nesting(inside)
         check_model(model, inner)
         mode = momentum.check_mode(inner_state, inside[-1])
-        overlap = check_overlap(overlap, settings["k"], mode, inside)
+        if overlap := check_overlap(overlap, settings["k"], mode, inside):
+            settings |= dict.fromkeys((UNDER_WAY, LEFT_OUT), 0)
         here = Branches(inside, self.name, rows.local, model, offload)
         moves = Outer(outer, here.params()) if outer else None
         settings |= {f"outer.{key}": value for key, value in moves.settings().items()} if moves else {}

@@ -63,7 +63,18 @@ class Overlap:
             self._work.settle()
 
     def go_on(self, part: list[bool]) -> None:
-        """Be where a checkpoint was, whose average had come."""
+        """Be where a checkpoint was, whose average had come and is among what it had.
+
+        Raises:
+            ValueError: what it had is of other shapes.
+        """
+        for label in [label for label in self._common.own if label == MEAN or label.startswith(SENT)]:
+            for param, value in self._common.own[label].items():
+                if value.shape != param.shape:
+                    raise ValueError(
+                        f"the checkpoint's {label} has the shape {tuple(value.shape)} where the parameter has {tuple(param.shape)}: "
+                        "load the checkpoint of this model"
+                    )
         self.settle()
         self._work, self._part = None, part
 
