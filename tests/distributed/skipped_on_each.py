@@ -65,8 +65,9 @@ def check_steps_skipped_on_one_row_and_on_all(size: int) -> None:
     for inner in INNERS:
         want = told(lambda inner=inner: Training(inner).passes(range(PASSES)))
         compare(Training(inner, mesh=mesh).passes(range(PASSES)), want, exact=True)
-    want = told(lambda: Training("momentum").blocks(range(PASSES)))
-    compare(Training("momentum", mesh=mesh).blocks(range(PASSES)), want, exact=True)
+    for settings in ({}, {"overlap": 2}):
+        want = told(lambda settings=settings: Training("momentum", **settings).blocks(range(PASSES)))
+        compare(Training("momentum", mesh=mesh, **settings).blocks(range(PASSES)), want, exact=True)
 
 
 def check_goes_on_after_a_skipped_step(size: int, folder: str) -> None:
