@@ -28,7 +28,8 @@ class Overlapped(Rounds):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._spread = True  # passes are counted as among other processes, whether there are some or not
+        # Passes are counted as among other processes, whether there are some or not.
+        self._spread, self._alone = True, False
 
     @property
     def is_common(self) -> bool:
