@@ -202,7 +202,11 @@ class Common:
             self._warn_without(any(found_any), first)
             return []
         found = [momentum.moments(of) for of in entries]
-        self._warn_without(any(found), first)
+        # One whose first step was skipped has none yet, and then no row sends its own.
+        everywhere, _ = self._rows.agree(0, [], [*map(bool, found)])
+        self._warn_without(any(everywhere), first)
+        if not all(everywhere):
+            return []
         ours = found[self._branches.current - self._branches.local.start]
         names = [(name, self._slow_momentum(name, of)) for name, of in ours.items()]
         each = [([of.get(name, {}) for of in found], slow) for name, slow in names]
