@@ -238,7 +238,7 @@ def main(rank: int, most: int, store, *all_of_them: str) -> None:
     for size in range(1, most + 1):
         if rank < size:
             own = dist.PrefixStore(str(size), store)
-            dist.init_process_group("gloo", store=own, rank=rank, world_size=size, timeout=timedelta(minutes=2))
+            dist.init_process_group("gloo", store=own, rank=rank, world_size=size, timeout=timedelta(minutes=10))
             for check in (check for check, sizes in checks.items() if size in sizes):
                 check(size)
                 print(f"{check.__name__} among {size}\n", end="", flush=True)
