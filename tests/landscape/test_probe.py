@@ -1,6 +1,7 @@
 """A probe measures what the model itself would show at a point, in every choice of norm statistics, and leaves it alone."""
 
 import copy
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -272,3 +273,57 @@ def test_a_batch_norm_with_a_forward_of_its_own_is_measured_at_its_input(kind: t
     update_norm_stats(expected, batches)
     torch.testing.assert_close(found.running_mean, expected.running_mean)
     torch.testing.assert_close(found.running_var, expected.running_var)
+
+
+class ByLength(nn.Module):
+    """Reshapes its inputs by how many there are, as no empty batch can be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(x.reshape(len(x), -1))
+
+
+def test_empty_batches_are_skipped_whatever_a_model_makes_of_its_inputs() -> None:
+    batches = [torch.randn(5, 3, 1), torch.zeros(0, 3, 1), torch.randn(3, 3, 1)]
+    found, expected = ByLength().eval(), ByLength().eval()
+    reestimate(found, batches)
+    update_norm_stats(expected, batches)
+    torch.testing.assert_close(found.norm.running_mean, expected.norm.running_mean)
+    torch.testing.assert_close(found.norm.running_var, expected.norm.running_var)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d(2), nn.InstanceNorm1d(2, track_running_stats=True)])
+@pytest.mark.parametrize("exact", [False, True])
+def test_statistics_of_16_bits_are_rounded_once_and_not_in_every_batch(norm: nn.Module, exact: bool) -> None:
+    """Of batches whose means differ by less than bfloat16 can tell at that height."""
+    norm = copy.deepcopy(norm).bfloat16().eval()
+    generator = torch.Generator().manual_seed(0)
+    values = (100 + torch.randn(64, 2, 16, generator=generator)).bfloat16()
+    if isinstance(norm, nn.BatchNorm1d):
+        mean, variance = values.double().mean((0, 2)), values.double().transpose(0, 1).flatten(1).var(1)
+    else:
+        mean, variance = values.double().mean((0, 2)), values.double().var(2).mean(0)
+    for estimate in (reestimate, lambda model, batches: update_norm_stats(model, batches, exact=exact)):
+        norm.reset_running_stats()
+        estimate(norm, [*values.split(4), values[:0]])
+        assert torch.equal(norm.running_mean, mean.bfloat16())
+        assert torch.equal(norm.running_var, variance.bfloat16())
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_exception_in_the_middle_leaves_the_statistics_as_they_were(error: type[BaseException]) -> None:
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.InstanceNorm1d(3, track_running_stats=True), nn.BatchNorm1d(3))
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+
+    def broken() -> Iterator[torch.Tensor]:
+        yield torch.randn(5, 3, 4)
+        raise error("in the middle")
+
+    for estimate in (reestimate, update_norm_stats):
+        with pytest.raises(error, match="in the middle"):
+            estimate(model, broken())
+        assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+        assert not any("forward" in vars(module) for module in model)

@@ -40,8 +40,9 @@ class _Pool:
         self.calls: list[list[_Seen]] = []
         self.in_batch = 0
         self.before = layer.running_mean.clone()
-        # A batch norm with a forward of its own may leave anything in its buffers.
-        self.own_forward = isinstance(layer, _BatchNorm) and not type(layer).forward.__module__.startswith("torch.")
+        # A batch norm with a forward of its own may leave anything in its buffers, and those of 16 bits round what they are given.
+        own = isinstance(layer, _BatchNorm) and not type(layer).forward.__module__.startswith("torch.")
+        self.from_inputs = own or layer.running_mean.dtype.itemsize < 4
 
     def call(self, forward: Any, *args: Any, **kwargs: Any) -> Any:
         """Run the layer's forward on one input, and take note of what it has measured."""
@@ -57,8 +58,10 @@ class _Pool:
         if not isinstance(self.layer, _InstanceNorm) and values.numel() == values.shape[1]:
             self._see_one(values, seen)
             return forward(*args, **kwargs)
-        if self.own_forward:
-            seen.append(_measured(values))
+        if self.from_inputs:
+            seen.append(
+                _of_instances(self.layer, values) if isinstance(self.layer, _InstanceNorm) else _measured(values)
+            )
             return forward(*args, **kwargs)
         # Momentum 1 multiplies what is there by zero, which NaN of an earlier point would survive.
         self.layer.running_mean.zero_()
@@ -79,7 +82,7 @@ class _Pool:
                 f"norm layer {self.name!r} got a batch of a single value per channel before any larger one, and one value has no "
                 "variance to normalise with; put a batch of two or more samples first"
             )
-        mean = values.detach().flatten().to(self.layer.running_mean)
+        mean = values.detach().flatten().to(self.layer.running_mean.device, torch.float64)
         seen.append(_Seen(1, mean, torch.zeros_like(mean)))
         self._put(seen)
         self.layer.training = False
@@ -99,8 +102,8 @@ class _Pool:
             )
 
     def _put(self, seen: Sequence[_Seen]) -> None:
-        means = torch.stack([each.mean for each in seen]).double()
-        variances = torch.stack([each.variance for each in seen]).double()
+        means = torch.stack([each.mean.double() for each in seen])
+        variances = torch.stack([each.variance.double() for each in seen])
         n = torch.tensor([each.values for each in seen], dtype=torch.float64, device=means.device)[:, None]
         mean = (n * means).sum(0) / n.sum()
         if isinstance(self.layer, _InstanceNorm):
@@ -116,6 +119,13 @@ def _measured(values: Tensor) -> _Seen:
     """The moments of a batch norm's input, read from it."""
     variance, mean = torch.var_mean(values.detach().double().transpose(0, 1).flatten(1), 1)
     return _Seen(values.numel() // values.shape[1], mean, variance)
+
+
+def _of_instances(layer: Any, values: Tensor) -> _Seen:
+    """The mean over instances of their moments, which is what instance norm tracks."""
+    batched = values if values.dim() > layer._get_no_batch_dim() else values[None]
+    variance, mean = torch.var_mean(batched.detach().double().flatten(2), 2)
+    return _Seen(len(batched), mean.mean(0), variance.mean(0))
 
 
 def tracked_norms(model: nn.Module) -> list[_NormBase]:
@@ -140,12 +150,25 @@ def _measuring(pools: Sequence[_Pool]) -> Iterator[None]:
                 pool.layer.forward = forward
 
 
+@contextmanager
+def _kept(layers: Sequence[nn.Module]) -> Iterator[None]:
+    """The layers' buffers as they were, if the block raises."""
+    before = [(buffer, buffer.clone()) for layer in layers for buffer in layer.buffers(recurse=False)]
+    try:
+        yield
+    except BaseException:
+        for buffer, value in before:
+            buffer.copy_(value)
+        raise
+
+
 @torch.no_grad()
 def reestimate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Give the norm layers of a model in evaluation mode the pooled moments of their inputs over ``batches``.
 
     The layers are left in evaluation mode, with a momentum of 1. Empty batches are skipped. A batch of a single value a channel
-    counts like any other; what it is normalised with for the layers behind are the statistics of the batches before it.
+    counts like any other; what it is normalised with for the layers behind are the statistics of the batches before it. If anything
+    raises, the statistics are what they were.
 
     Raises:
         ValueError: A batch of a single value a channel comes before any larger one; or a layer runs where its inputs cannot be
@@ -162,10 +185,12 @@ def reestimate(model: nn.Module, batches: Iterable[Tensor]) -> None:
     pools = [_Pool(watched.name, watched.layer) for watched in norm_layers(model)]
     if not pools:
         return
-    with _measuring(pools):
-        for inputs in batches:
-            for pool in pools:
-                pool.in_batch = 0
-            model(inputs)
-    for pool in pools:
-        pool.write()
+    with _kept([pool.layer for pool in pools]):
+        with _measuring(pools):
+            for inputs in batches:
+                for pool in pools:
+                    pool.in_batch = 0
+                if inputs.numel():
+                    model(inputs)
+        for pool in pools:
+            pool.write()
