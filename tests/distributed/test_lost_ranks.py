@@ -38,6 +38,6 @@ def test_a_program_that_ends_does_not_wait_for_who_never_comes(tmp_path):
     """The limit is ten minutes."""
     script = str(SCRIPT.with_name("ends_under_way.py"))
     done = subprocess.run(
-        [sys.executable, script, str(tmp_path / "store")], stdout=subprocess.PIPE, text=True, timeout=240
+        [sys.executable, script, str(tmp_path / "store")], stdout=subprocess.PIPE, text=True, timeout=500
     )
     assert (done.returncode, done.stdout) == (0, "ends\n")
