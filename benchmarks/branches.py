@@ -8,6 +8,7 @@ import json
 import sys
 from contextlib import AbstractContextManager
 
+from benchmarks.branches_worker import ROUNDS
 from benchmarks.harness import machine
 from benchmarks.network import Host, hosts_with_a_link, missing, one_host, start_on
 
@@ -34,9 +35,14 @@ def constants(results: dict[str, dict[str, float]]) -> tuple[float, float]:
     return quick - each * short, each
 
 
-def formula(alone: float, average: tuple[float, float], numbers: int, k: int) -> float:
-    """Seconds a step: what a step alone takes, and a k-th of an average."""
-    return alone + (average[0] + average[1] * numbers) / k
+def formula(alone: float, average: tuple[float, float], numbers: int, k: int, overlap: int = 0) -> float:
+    """Seconds a step: what a step alone takes, and a k-th of an average, or of what is left of it after the steps it is under way for.
+
+    Of a turn's rounds the last waits for all of its average.
+    """
+    whole = average[0] + average[1] * numbers
+    left = max(0.0, whole - overlap * alone)
+    return alone + ((left * (ROUNDS - 1) + whole) / ROUNDS if overlap else whole) / k
 
 
 def physics(numbers: int, megabits: float) -> float:
@@ -58,9 +64,10 @@ def show(
     print(f", the link alone {physics(10**6, megabits) * 1e3:.2f} ms a million" if megabits else "")
     for name, row in results.items():
         sent = row["bytes"] / processes_at_a_counter
-        line = f"  {name:<8} {row['seconds'] * 1e3:9.2f} ms a step   {sent / 1e6:8.3f} MB a step   {ddp / row['seconds']:6.2f} x DDP"
+        line = f"  {name:<9} {row['seconds'] * 1e3:9.2f} ms a step   {sent / 1e6:8.3f} MB a step   {ddp / row['seconds']:6.2f} x DDP"
         if name.startswith("k="):
-            line += f"   {row['seconds'] / formula(alone, average, numbers, int(name[2:])):5.2f} x the formula"
+            counts = [int(part[2:]) for part in name.split()]
+            line += f"   {row['seconds'] / formula(alone, average, numbers, *counts):5.2f} x the formula"
         print(line)
 
 

@@ -34,6 +34,8 @@ def network(width: int) -> nn.Module:
 
 
 _AVERAGES = 3
+# Rounds in a turn where averages overlap with the next one: that of the last is waited for, and overlaps with nothing.
+ROUNDS = 4
 # Numbers in the vectors whose averages alone are timed: a bucket's two halves go one after the other, several buckets' overlap.
 FITTED = {"small": (2**16, 2**19), "large": (3 * 2**19, 2**22)}
 
@@ -66,6 +68,7 @@ def trainers(size: str, ks: list[int], mesh: DeviceMesh) -> dict[str, Callable[[
         def run() -> int:
             for _ in range(steps):
                 trainer.step()
+            trainer.optimizer.state_dict()  # waits for what is under way, and sends nothing
             return steps
 
         return run
@@ -73,10 +76,11 @@ def trainers(size: str, ks: list[int], mesh: DeviceMesh) -> dict[str, Callable[[
     ddp = DistributedDataParallel(network(width))
     alone = network(width)
     candidates = {"ddp": turn(Trainer(ddp, sgd(ddp), batch), 5), "alone": turn(Trainer(alone, sgd(alone), batch), 5)}
-    for k in ks:
+    for k, overlap in [(period, j) for period in ks for j in dict.fromkeys((0, 1, period - 1)) if j < period]:
         model = network(width)
-        optimizer = Lookaround(sgd(model), dist.get_world_size(), k, model=model, mesh=mesh)
-        candidates[f"k={k}"] = turn(Trainer(model, optimizer, batch), max(k, 5))
+        optimizer = Lookaround(sgd(model), dist.get_world_size(), k, model=model, mesh=mesh, overlap=overlap)
+        steps = k * ROUNDS if overlap else max(k, 5)
+        candidates[f"k={k}" + (f" j={overlap}" if overlap else "")] = turn(Trainer(model, optimizer, batch), steps)
     return candidates | {f"average of {numbers}": bare_average(mesh, numbers) for numbers in FITTED[size]}
 
 

@@ -1,5 +1,7 @@
 """A process that is slow or gone: an error within the limit that names it, on all the others, and never a silent hang."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,3 +31,13 @@ def output():
 )
 def test_who_is_lost_is_named_by_all_others(scenario, ends, output):
     assert output.count(f"{scenario}: process ") == ends
+
+
+@pytest.mark.distributed
+def test_a_program_that_ends_does_not_wait_for_who_never_comes(tmp_path):
+    """The limit is ten minutes."""
+    script = str(SCRIPT.with_name("ends_under_way.py"))
+    done = subprocess.run(
+        [sys.executable, script, str(tmp_path / "store")], stdout=subprocess.PIPE, text=True, timeout=500
+    )
+    assert (done.returncode, done.stdout) == (0, "ends\n")

@@ -10,9 +10,7 @@ def test_train_on_any_number_of_processes(tmp_path):
     assert output.count("holds this experiment, unfinished") == 1
     assert output.count("4 rows of the mesh") == 1
     assert output.count("interrupted: ") == 1
-    said = (
-        "3 processes; the branches of lookaround:k=3,inner_state=interpolate,alpha=0.8, lookaround+ema:k=3, diloco+swa:"
-    )
+    said = "3 processes; the branches of lookaround:k=3,inner_state=interpolate,alpha=0.8, lookaround+ema:k=3,overlap=2, diloco+swa:"
     assert output.count(said) == 2
     assert output.count("; sgd: computed by each process alike") == 3
     for run in ("sgd", "lookaround,k=3,inner_state=interpolate,alpha=0.8"):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from lookaround.cli import main as cli
 from lookaround.experiment.training import Training
 
-METHODS = ["sgd", "lookaround:k=3,inner_state=interpolate,alpha=0.8", "lookaround+ema:k=3"]
+METHODS = ["sgd", "lookaround:k=3,inner_state=interpolate,alpha=0.8", "lookaround+ema:k=3,overlap=2"]
 METHODS += ["diloco+swa:norm_stats=reestimate,swa_start=0.5,k=3"]
 WORDS = ["train", "--data", "digits", "--seeds", "0", "--epochs", "2", "--train-images", "200", "--width", "4"]
 WORDS += ["--threads", "1", "--checkpoint-every", "2"]
