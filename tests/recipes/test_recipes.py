@@ -237,8 +237,16 @@ def test_a_recipe_runs_from_the_command_line(texts: Path, tmp_path: Path, capsys
         (["airbench", "epochs=two"], "epochs must be a whole number, got 'two'"),
         (["airbench", "size=2"], "airbench has no field 'size'"),
         (["lookahead-table-1", "data=mnist"], "data must be cifar10 or cifar100, got 'mnist'"),
-        (["lookahead-table-1", "root=/nowhere"], "there is no folder /nowhere"),
-        (["lookaround-table-3", "root=/nowhere"], "there is no folder /nowhere"),
+        *(
+            ([name, "root=/nowhere"], f"there is no folder /nowhere{below}{rest}; name another folder with {how}")
+            for name, below, rest in (
+                ("swa-table-1", "", ""),
+                ("lookaround-table-3", "/train", "; an image folder holds train/CLASS/* and test/CLASS/*"),
+                ("lookahead-table-3", "", ""),
+                ("lookahead-table-4", "", ""),
+            )
+            for how in ["--root FOLDER (lookaround run: root=FOLDER)"]
+        ),
     ],
 )
 def test_what_a_user_gets_wrong_is_said_in_a_line(
@@ -254,11 +262,6 @@ def test_what_a_user_gets_wrong_is_said_in_a_line(
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_says_what_it_guesses_or_where_it_differs_from_its_source(name: str) -> None:
     assert make(name, {}).notes
-
-
-def test_the_list_says_that_soups_are_a_step_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["recipes"]) == 0
-    assert "lookaround soup then makes the soups" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_options_of_a_recipe_are_its_plans() -> None:
