@@ -60,13 +60,13 @@ def training(folder: Path, options: dict[str, object], method: str) -> Training:
 
 
 def run_of(method: Training) -> Callable[[], None]:
-    """So many minibatches of a run."""
+    """So many minibatches of a run, always the same ones: those of a translation differ in length."""
     method.display.begin(1)
     method.display.run("", 0, method.total)
 
     def run() -> None:
-        for _ in range(STEPS):
-            method._train_minibatch(Minibatch(method.batches, method.step))
+        for position in range(STEPS):
+            method._train_minibatch(Minibatch(method.batches, position))
 
     return run
 

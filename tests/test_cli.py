@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import lookaround_command
 from lookaround.cli import main
 from lookaround.experiment.records import read_records
 from lookaround.experiment.training import Training
@@ -120,13 +121,17 @@ def test_it_prints_the_table_and_where_things_are(tmp_path, capsys):
     assert main(words) == 0
     printed = capsys.readouterr().out
     caption, *_ = (tmp_path / "table.md").read_text().splitlines()
-    table = printed[printed.index(caption) : printed.index("mean ± std over seeds")]
+    table = printed[printed.index(caption) : printed.index("learning curves: ")]
     assert re.search(r"^method +top-1 %", table, re.MULTILINE)
     assert max(map(len, table.splitlines())) <= 80
     assert f"learning curves: {tmp_path / 'curves.png'}" in printed
     assert f"averaged models: {tmp_path}/METHOD/seed-SEED/model.safetensors" in printed
     assert "lookaround:batch=10,warmup=0.2, seed 0 | epoch 1 | loss " in printed
     assert "members of ensembles" not in printed
+    assert not {"over seeds", "I-budget"} & {text for text in ("over seeds", "I-budget") if text in printed}
+    assert main([*words, "--add-seeds", "1", "--add-methods", "logit-ensemble:batch=10"]) == 0
+    footer = "mean ± std over seeds; I-budget: forward passes for one prediction"
+    assert footer in capsys.readouterr().out.splitlines()
 
 
 def a_folder(root: Path) -> Path:
@@ -292,3 +297,37 @@ def test_help_lists_the_commands_and_no_command_is_an_error(capsys):
             main(words)
         assert stopped.value.code == 2
         assert re.fullmatch(r"lookaround: .*; see lookaround --help\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("words", [["recipes"], ["methods"], ["--help"], ["recipes", "--help"]], ids=" ".join)
+def test_output_that_nobody_reads_to_its_end_ends_the_command_quietly(words, monkeypatch, capsys):
+    """As in ``lookaround recipes | head -1``: a real pipe whose reader has gone."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    monkeypatch.setattr(sys, "argv", ["lookaround", *words])
+    with os.fdopen(writing, "w", encoding="utf-8") as unread:
+        monkeypatch.setattr(sys, "stdout", unread)
+        assert lookaround_command.main() == 128 + signal.SIGPIPE
+    assert capsys.readouterr().err == ""
+
+
+def test_a_reader_that_goes_away_in_the_middle_ends_a_training_quietly_and_it_can_be_gone_on_with(tmp_path, whole):
+    words = command("lookaround", tmp_path)
+    program = [sys.executable, "-W", "error", "-c", "import sys, lookaround_command as it; sys.exit(it.main())"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([*program, *words], text=True, **pipes) as child:
+        assert "| epoch " in child.stdout.readline()
+        child.stdout.close()
+        assert child.stderr.read() == ""
+        assert child.wait() == 128 + signal.SIGPIPE
+    assert main([*words, "--resume"]) == 0
+    assert_same_run(tmp_path, whole("lookaround"), "lookaround")
+
+
+def test_a_pipe_that_breaks_elsewhere_is_an_error_like_any_other(tmp_path, capsys, monkeypatch):
+    def broken(self: Training) -> None:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    monkeypatch.setattr(Training, "save", broken)
+    assert main(command("sgd", tmp_path)) == 1
+    assert capsys.readouterr().err == "lookaround: Broken pipe\n"

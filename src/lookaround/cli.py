@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import re
+import select
 import shlex
 import signal
 import sys
@@ -51,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0, 2 for something that the user has to change, 128 + the signal's number after an
         interruption, 1 for everything else that went wrong. A failure is one line on standard error.
+
+    Raises:
+        BrokenPipeError: where nobody reads standard output any longer.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = _Parser(prog="lookaround", description="Weight averaging during training.")
@@ -89,12 +93,24 @@ def _guarded(command: Command, words: list[str]) -> int:
     except KeyboardInterrupt:
         return _fail(f"interrupted; go on with: {command.resuming(words)}", 128 + signal.SIGINT)
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _unread():
+            raise  # to what began this process, which ends it without a word
         return _fail(_failed_write(error, command.resuming(words)), _FAILURE)
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
         return _fail(f"out of memory: {_needed(error)}; {_SMALLER}: {command.resuming(words)}", _FAILURE)
     return 0
+
+
+def _unread() -> bool:
+    """Whether standard output is a pipe that nobody reads any longer."""
+    look = select.poll()
+    try:
+        look.register(sys.stdout.fileno(), 0)
+    except OSError:  # it is no file
+        return False
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in look.poll(0))
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -4,15 +4,21 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from lookaround.cli import main
 from lookaround.commands.texts import evaluated, predicted, text_task
 from lookaround.errors import UsageError
 from lookaround.tasks.language import load_language
 from lookaround.tasks.text import TextError
+from lookaround.tasks.translation import TranslationConfig, TranslationTask, load_translator
+from lookaround.tasks.translation.pairs import Bitext, read_pairs
 
 
 @pytest.fixture
@@ -201,6 +207,71 @@ def test_what_evaluate_and_predict_cannot_do_with_text_is_said_in_a_line(
     assert "nothing to predict; give text files" in refused("predict", run)
     assert "apart holds no .txt file; give text files" in refused("predict", run, str(soup.parent))
     assert f"there is no {tmp_path / 'none'}" in refused("predict", run, str(tmp_path / "none"))
+
+
+def test_soups_and_files_of_translators_say_themselves_how_they_are_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], refused
+) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    for part in ("train", "val", "test"):
+        for ending, words in (("en", "one , two three"), ("de", "eins , zwei drei")):
+            (data / f"{part}.{ending}").write_text(f"{words}\n{words} {words} .\n" * 8)
+    words = f"train --task translation --root {data} --source en --target de --width 8 --heads 2 --layers 1 --epochs 2"
+    words += f" --vocabulary 270 --bleu-tokens char --beam 2 --all batch=100 --out {out} --methods adamw adamw:lr=0.01"
+    assert main(words.split()) == 0
+    runs = sorted(out.glob("*/seed-0"))
+    saved = json.loads((runs[0] / "result.json").read_text())["metrics"]
+    alone = tmp_path / "alone.safetensors"
+    alone.write_bytes((runs[0] / "model.safetensors").read_bytes())
+    assert evaluated(alone, data) == evaluated(runs[0], None) == pytest.approx(saved, rel=1e-5)
+    soup = tmp_path / "soup.safetensors"
+    assert main(["soup", str(soup), *map(str, runs)]) == 0
+    capsys.readouterr()
+    assert main(["evaluate", str(soup), "--root", str(data)]) == 0
+    model, subwords = load_translator(soup)
+    pairs, _ = read_pairs(data, "test", "en", "de")
+    config = TranslationConfig(source="en", target="de", bleu_tokens="char", beam=2)
+    scores = TranslationTask(config, Bitext(pairs, pairs, pairs, subwords), torch.device("cpu")).evaluate(model, "test")
+    measured = [f"{scores['bleu']:.2f}", f"{scores['chrf']:.2f}", f"{scores['loss']:.4f}"]
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["soup", *measured]
+    greedy = TranslationTask(replace(config, beam=1), Bitext(pairs, pairs, pairs, subwords), torch.device("cpu"))
+    assert evaluated(soup, data, beam=1) == greedy.evaluate(model, "test")
+    assert main(["predict", str(soup), str(data / "test.en"), "--beam", "3"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 17
+    assert "--beam must be at least 1, got 0" in refused("predict", str(soup), "--beam", "0")
+    assert "says from what into what" in refused("evaluate", str(without_reading(alone)), "--root", str(data))
+
+
+def without_reading(file: Path) -> Path:
+    """The network as a file of an earlier version."""
+    with safe_open(file, framework="pt") as opened:
+        metadata = {key: value for key, value in opened.metadata().items() if not key.endswith("reading")}
+    target = file.with_stem("earlier")
+    save_file(load_file(file), target, metadata)
+    return target
+
+
+def test_a_file_of_a_transformer_is_read_in_windows_of_its_own_length(tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    data.mkdir()
+    for part in ("train", "valid", "test"):
+        (data / f"{part}.txt").write_text("one two three\nthree two one\n" * 20)
+    words = f"train --task language --root {data} --network transformer --width 8 --heads 2 --layers 1 --window 6"
+    assert main([*words.split(), "--epochs", "1", "--methods", "adamw:batch=2", "--out", str(out)]) == 0
+    (run,) = out.glob("*/seed-0")
+    alone = tmp_path / "alone.safetensors"
+    alone.write_bytes((run / "model.safetensors").read_bytes())
+    assert evaluated(alone, data) == evaluated(run, data)
+
+
+def test_a_beam_is_for_translators(runs: list[Path], experiment: Path, tmp_path: Path, refused) -> None:
+    text = tmp_path / "data" / "test.txt"
+    image = str(next(experiment.glob("sgd*/seed-0")))
+    for words in (["evaluate", str(runs[0])], ["predict", str(runs[0]), str(text)]):
+        assert "--beam 4 is how translations are searched for, and" in refused(*words, "--beam", "4")
+    for words in (["evaluate", image], ["predict", image, str(text)]):
+        assert "--beam 4 is how translations are searched for, and" in refused(*words, "--beam", "4")
 
 
 def test_evaluate_refuses_images_beside_text(runs: list[Path], experiment: Path, refused) -> None:

@@ -134,6 +134,8 @@ def test_lists_optional_values_and_flags():
         (["--task", "chess"], "unknown task 'chess'; choose one of vision"),
         (["--methods", "lookaround:k=0"], "lookaround: k must be at least 1, got 0"),
         (["--epochs", "0"], "^--epochs must be at least 1, got 0"),
+        (["--train-images", "0"], "^--train-images must be at least 1, got 0; see lookaround train --help$"),
+        (["--task", "language", "--window", "0"], "^--window must be at least 1, got 0; see lookaround train --help$"),
         (["--epochs", "many"], r"^Error parsing --epochs: invalid literal .*'many'; see lookaround train --help$"),
         (["--epoch", "3"], "^Unrecognized options: --epoch, 3; see lookaround train --help$"),
         (["--methods"], "--methods names none; name at least one"),

@@ -22,8 +22,9 @@ DEFAULTS = Defaults("sgd", 64, {"sgd": {"lr": 0.1, "momentum": 0.9}, "adamw": {"
         ("adamw:betas=0.90/0.95", "adamw:betas=0.9/0.95", "adamw,betas=0.9_0.95"),
         ("lookahead:inner=rmsprop,inner.alpha=0.9", "lookahead:inner.alpha=0.9,inner=rmsprop", None),
         ("sgd:inner.momentum=0.5", "sgd:momentum=0.5", None),
-        ("anytime", "power-ema:width=0.1,schedule=constant", None),
-        ("anytime:lr=0.2,width=0.05", "power-ema:width=0.05,lr=0.2,schedule=constant", None),
+        ("anytime", "anytime", "anytime"),
+        ("anytime:lr=0.2,width=0.05", "anytime:width=0.05,lr=0.2", "anytime,width=0.05,lr=0.2"),
+        ("anytime:width=0.10", "anytime", "anytime"),
     ],
 )
 def test_a_label_is_the_method_as_one_would_write_it(text, label, slug):
@@ -37,8 +38,9 @@ def test_a_label_is_the_method_as_one_would_write_it(text, label, slug):
 def test_a_preset_is_a_method_under_a_name_that_no_method_has(name):
     preset = PRESETS[name]
     assert name not in METHODS
-    assert Spec.parse(name) == Spec.parse(preset.method)
-    assert Spec.parse(name).label == preset.method
+    assert Spec.parse(name).label == name
+    assert Spec.parse(name).written_out == preset.method
+    assert Spec.parse(name).resolve(DEFAULTS, 3) == Spec.parse(preset.method).resolve(DEFAULTS, 3)
     assert "docs/results" in preset.evidence
 
 

@@ -19,6 +19,7 @@ from lookaround.experiment import Plan
 from lookaround.experiment.comparison import cpu_threads
 from lookaround.experiment.running import device_named
 from lookaround.experiment.tables import fitted
+from lookaround.tasks.checks import check_ranges
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,12 @@ class EvaluateOptions(DataOptions):
     """Networks of one architecture, or of one task on text."""
     split: Literal["test", "train"] = "test"
     """Images to measure on: the test images, or those trained on, not augmented. Text is measured on its test part."""
+    beam: int | None = None
+    """Of translators: hypotheses of the search, 1 is greedy. None: as in their experiment."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_ranges(self, {"beam": (1, None)})
 
 
 def evaluate(words: Sequence[str]) -> None:
@@ -59,7 +66,8 @@ def _of_text(options: EvaluateOptions, tasks: set[str | None]) -> list[tuple[lis
         raise UsageError(f"--data and --split choose images, and these are networks of {task}; pass --root")
     metrics = text_metrics(task)
     with cpu_threads(options.threads), usage_errors():
-        found = [evaluated(run, options.root, device_named(options.device)) for run in options.runs]
+        device = device_named(options.device)
+        found = [evaluated(run, options.root, device, options.beam) for run in options.runs]
     header = ["network", *(metric.title for metric in metrics)]
     shown = [[f"{scores[metric.name]:.{metric.digits}f}" for metric in metrics] for scores in found]
     return [(header, [name, *cells]) for name, cells in zip(names, shown, strict=True)]
@@ -67,6 +75,10 @@ def _of_text(options: EvaluateOptions, tasks: set[str | None]) -> list[tuple[lis
 
 def _of_images(options: EvaluateOptions) -> list[tuple[list[str], list[str]]]:
     runs = load_runs(options.runs)
+    if options.beam is not None:
+        raise UsageError(
+            f"--beam {options.beam} is how translations are searched for, and these are networks of images; leave it out"
+        )
     plan = _plan(runs, options)
     with cpu_threads(options.threads or plan.machine.threads), usage_errors(), torch.inference_mode():
         return [_line(run, plan, options.split) for run in runs]

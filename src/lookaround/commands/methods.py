@@ -42,6 +42,8 @@ def methods(words: Sequence[str]) -> None:
 def _named(specs: Iterable[Spec]) -> Iterable[str]:
     for spec in specs:
         yield from _headed(spec.label, spec.entry.summary)
+        if spec.preset is not None:
+            yield from _indented(spec.written_out, f"  {'is':<14} ")
         yield from _listed(spec.fields())
         yield ""
 

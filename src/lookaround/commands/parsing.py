@@ -40,7 +40,7 @@ def parse(kind: type[Options], words: Sequence[str], prog: str, default: Options
         if not stopped.code:
             print(_wrapped(helped.getvalue()), end="")
             raise
-        message = re.sub(r"^Error parsing \w+: ", "", _in_one_line(said.getvalue()))
+        message = re.sub(r"^Error parsing (?!-)[\w-]+: ", "", _in_one_line(said.getvalue()))
         raise UsageError(f"{message}; see lookaround {prog} --help") from None
 
 

@@ -47,11 +47,13 @@ class PredictOptions:
     """CSV file to write. None: standard output."""
     batch_size: int = 500
     """Images in a batch; sentences go by the same number."""
+    beam: int | None = None
+    """Of translators: hypotheses of the search, 1 is greedy. None: as in their experiment."""
     device: str = "auto"
     """cpu, cuda, cuda:N …; auto takes CUDA when there is one."""
 
     def __post_init__(self) -> None:
-        check_ranges(self, {"batch_size": (1, None)})
+        check_ranges(self, {"batch_size": (1, None), "beam": (1, None)})
 
 
 def predict(words: Sequence[str]) -> None:
@@ -76,10 +78,14 @@ def _of_text(options: PredictOptions) -> Iterator[tuple[str, ...]]:
         raise UsageError("nothing to predict; give text files after the RUN")
     with usage_errors():
         files = tuple(text_files(options.files))
-        yield from predicted(options.run, files, options.batch_size, device_named(options.device))
+        yield from predicted(options.run, files, options.batch_size, device_named(options.device), options.beam)
 
 
 def _of_images(options: PredictOptions) -> Iterator[tuple[str, ...]]:
+    if options.beam is not None:
+        raise UsageError(
+            f"--beam {options.beam} is how translations are searched for, and {options.run} is no translator; leave it out"
+        )
     files = list(image_files(options.files))
     model, architecture = network_of([load_run(options.run)])
     device = device_named(options.device)

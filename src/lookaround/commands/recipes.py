@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,12 +12,14 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
+from lookaround.commands.landscape import landscape
 from lookaround.commands.parsing import parse, usage_errors
 from lookaround.experiment import display_for
 from lookaround.recipes.base import Recipe
 from lookaround.recipes.registry import RECIPES, make, summary
 from lookaround.recipes.running import TABLE
 from lookaround.recipes.running import run as compute
+from lookaround.recipes.soups import ROWS
 
 _WIDTH = 80
 
@@ -67,6 +70,19 @@ def run(words: Sequence[str]) -> None:
     out = options.out or Path("runs") / options.name
     table = compute(recipe, out, lambda: display_for(Console()), resume=options.resume)
     print(f"\n{table}\n\nthis table: {out / TABLE}")
+    for words in _going_on(recipe, out):
+        print(f"\nlookaround landscape {shlex.join(words)}")
+        landscape(words)
+
+
+def _going_on(recipe: Recipe, out: Path) -> Iterator[list[str]]:
+    """The words of the commands that go on from a recipe's first run."""
+    part = recipe.parts[0]
+    plan = part.plan
+    run = out / part.name / plan.methods[0].slug / f"seed-{plan.seeds[0]}"
+    for command in recipe.then:
+        words = [word.format(run=run, out=out) for word in command.split()]
+        yield [*words, "--device", plan.machine.device]
 
 
 def _assigned(words: Sequence[str]) -> dict[str, str]:
@@ -100,9 +116,17 @@ def _shown(recipe: Recipe) -> Iterator[str]:
         yield f"\n{part.name}"
         yield from (f"    {key} = {_said(value)}" for key, value in options.items() if value is not None)
         for row in part.rows:
-            printed = ", ".join(f"{metric} {value:g}" for metric, value in row.paper.items()) or "no number printed"
-            yield f"  {row.name}: {printed}"
+            yield _printed(row.name, row.paper)
             yield f"    {row.method}"
+    if recipe.soups is not None:
+        yield f"\nsoups of the networks of {', '.join(recipe.soups.parts)}"
+        yield from (_printed(name, recipe.soups.paper.get(name, {})) for name in ROWS)
+    for command in recipe.then:
+        yield f"\nthen lookaround landscape {command}"
+
+
+def _printed(name: str, paper: Mapping[str, float]) -> str:
+    return f"  {name}: {', '.join(f'{metric} {value:g}' for metric, value in paper.items()) or 'no number printed'}"
 
 
 def _said(value: Any) -> str:

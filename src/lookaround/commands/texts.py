@@ -21,7 +21,7 @@ from lookaround.tasks.language import LanguageConfig, LanguageTask, load_languag
 from lookaround.tasks.language.corpus import Corpus, read_parts
 from lookaround.tasks.language.networks import LSTM
 from lookaround.tasks.text import Text, Words, find_part, read_text
-from lookaround.tasks.text.saving import ARCHITECTURE
+from lookaround.tasks.text.saving import ARCHITECTURE, READING
 from lookaround.tasks.translation import TranslationConfig, TranslationTask, load_translator
 from lookaround.tasks.translation.batches import padded
 from lookaround.tasks.translation.decoding import translate
@@ -49,7 +49,7 @@ def text_metrics(task: str) -> Sequence[Metric]:
     return (TranslationTask if task == "translation" else LanguageTask).metrics
 
 
-def evaluated(run: Path, root: Path | None, device: torch.device = _CPU) -> dict[str, float]:
+def evaluated(run: Path, root: Path | None, device: torch.device = _CPU, beam: int | None = None) -> dict[str, float]:
     """The metrics of a network's task on a test text, in the network's own vocabulary.
 
     Args:
@@ -57,11 +57,12 @@ def evaluated(run: Path, root: Path | None, device: torch.device = _CPU) -> dict
         root: a text file, for a language model; or a folder with ``test.txt``, or ``test.SOURCE`` and ``test.TARGET``. None, or
             the folder that its experiment trained on: what training tested on, however that was split.
         device: to compute on.
+        beam: hypotheses of a translator's search. None: as it was trained to be used.
 
     Raises:
         ValueError: for files that cannot be used.
     """
-    config = _config(run)
+    config = _searching(run, _config(run), beam)
     own = None if config is None or config.root is None else Path(config.root)
     if root is None and own is None:
         raise UsageError(f"{run} lies in no experiment that says which text to measure it on; pass --root")
@@ -71,6 +72,17 @@ def evaluated(run: Path, root: Path | None, device: torch.device = _CPU) -> dict
     text = _test_text(config, own, root)
     chosen = _windows(config, model)
     return LanguageTask(chosen, Corpus(text, text, text, vocabulary), device).evaluate(model.to(device), "test")
+
+
+def _searching(run: Path, config: Any, beam: int | None) -> Any:
+    """The settings with another number of hypotheses."""
+    if beam is None:
+        return config
+    if text_task(run) != "translation":
+        raise UsageError(
+            f"--beam {beam} is how translations are searched for, and {run} translates nothing; leave it out"
+        )
+    return replace(TranslationConfig() if config is None else config, beam=beam)
 
 
 def _test_text(config: Any, own: Path | None, root: Path | None) -> Text:
@@ -95,7 +107,7 @@ def _windows(config: Any, model: nn.Module) -> LanguageConfig:
 def _translator(run: Path, config: Any, root: Path | None, device: torch.device) -> dict[str, float]:
     if not (isinstance(config, TranslationConfig) and config.source and config.target):
         raise UsageError(
-            f"{run} lies in no experiment that says from what into what it translates; keep it in its folder"
+            f"neither {run} nor an experiment in whose folder it lies says from what into what it translates; keep it in its folder"
         )
     assert root is not None
     if root.is_file():
@@ -108,12 +120,21 @@ def _translator(run: Path, config: Any, root: Path | None, device: torch.device)
 
 
 def _config(run: Path) -> Any:
-    folder = network_file(run).parent.parent.parent
-    return saved_plan(folder).config if (folder / EXPERIMENT).is_file() else None
+    """The settings of the experiment in whose folder a network lies, or those by which it is used, as its file says; or None."""
+    file = network_file(run)
+    folder = file.parent.parent.parent
+    if (folder / EXPERIMENT).is_file():
+        return saved_plan(folder).config
+    said = read_header(file)[1].get(READING)
+    kind = TranslationConfig if text_task(run) == "translation" else LanguageConfig
+    try:
+        return None if said is None else kind(**json.loads(said))
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{file} is damaged: its metadata's {READING} is {said}") from error
 
 
 def predicted(
-    run: Path, files: Sequence[Path], at_a_time: int = 500, device: torch.device = _CPU
+    run: Path, files: Sequence[Path], at_a_time: int = 500, device: torch.device = _CPU, beam: int | None = None
 ) -> Iterator[tuple[str, ...]]:
     """A row for each line of text, under a header.
 
@@ -125,39 +146,41 @@ def predicted(
         files: UTF-8 text.
         at_a_time: sentences that are translated together.
         device: to compute on.
+        beam: as for `evaluated`.
 
     Raises:
         ValueError: for files that cannot be used, before the first row.
     """
     texts = [read_text(path) for path in files]
+    config = _searching(run, _config(run), beam)
     if text_task(run) == "translation":
         yield "file", "line", "translation"
-        yield from _translated(run, texts, at_a_time, device)
+        yield from _translated(run, config or TranslationConfig(), texts, at_a_time, device)
     else:
         yield "file", "line", "tokens", "perplexity"
-        yield from _scored(run, texts, device)
+        yield from _scored(run, config, texts, device)
 
 
-def _translated(run: Path, texts: Sequence[Text], at_a_time: int, device: torch.device) -> Iterator[tuple[str, ...]]:
+def _translated(
+    run: Path, config: TranslationConfig, texts: Sequence[Text], at_a_time: int, device: torch.device
+) -> Iterator[tuple[str, ...]]:
     model, subwords = load_translator(network_file(run))
     model.to(device)
-    config = _config(run)
-    search = (config if isinstance(config, TranslationConfig) else TranslationConfig()).search
     for text in texts:
         encoded = subwords.encode(text.lines)
         for start in range(0, len(encoded), at_a_time):
             part = encoded[start : start + at_a_time]
             source = padded(part, part)[0].source.to(device)
-            for number, tokens in enumerate(translate(model, source, search), start=start + 1):
+            for number, tokens in enumerate(translate(model, source, config.search), start=start + 1):
                 yield text.name, str(number), subwords.decode(tokens)
 
 
 @torch.inference_mode()
-def _scored(run: Path, texts: Sequence[Text], device: torch.device) -> Iterator[tuple[str, ...]]:
+def _scored(run: Path, config: Any, texts: Sequence[Text], device: torch.device) -> Iterator[tuple[str, ...]]:
     model, vocabulary = load_language(network_file(run))
-    config = replace(_windows(_config(run), model), eval_rows=1)  # one text, from its start
+    reading = replace(_windows(config, model), eval_rows=1)  # one text, from its start
     for text in texts:
-        task = LanguageTask(config, Corpus(text, text, text, vocabulary), device)
+        task = LanguageTask(reading, Corpus(text, text, text, vocabulary), device)
         lengths = [len(_tokens(vocabulary, line)) for line in text.lines]
         losses = task.losses(model.to(device), text)
         for number, own in enumerate(losses.split(lengths), start=1):

@@ -72,10 +72,14 @@ def train(words: Sequence[str]) -> None:
 def print_comparison(comparison: Comparison, out: Path) -> None:
     """The table, and where everything is."""
     print(f"\n{comparison.table}\n")
-    print("mean ± std over seeds; I-budget: forward passes for one prediction, 1 where it is not shown\n")
+    ensembles = any(row.forward_passes not in (1, None) for row in comparison.rows)
+    spread = ["mean ± std over seeds"] if any(row.seeds > 1 for row in comparison.rows) else []
+    explained = [*spread, *(["I-budget: forward passes for one prediction"] if ensembles else [])]
+    if explained:
+        print(f"{'; '.join(explained)}\n")
     print(f"learning curves: {comparison.curves}")
     print(f"averaged models: {out}/METHOD/seed-SEED/{comparison.networks[0].name}")
-    if any(row.forward_passes not in (1, None) for row in comparison.rows):
+    if ensembles:
         print(f"members of ensembles: {out}/METHOD/seed-SEED/{MEMBER.format('N')}")
 
 

@@ -10,6 +10,7 @@ from lookaround.errors import DivergedError
 from lookaround.experiment.compare import curves_figure, drawn_metrics, merge
 from lookaround.experiment.files import write_atomically, write_json
 from lookaround.experiment.folder import ExperimentFolder
+from lookaround.experiment.plan import Plan
 from lookaround.experiment.reading import read_folder
 from lookaround.experiment.results import NETWORK, Result
 from lookaround.experiment.running import Prepared
@@ -57,14 +58,20 @@ def report(folder: ExperimentFolder, prepared: Prepared) -> Comparison:
     header, lines = table_cells(rows, prepared.task.metrics, prepared.task.unit)
     written: dict[str, list[Any]] = {"rows": rows, "runs": results, "diverged": diverged}
     write_json(folder.path / RESULTS, {name: [asdict(item) for item in part] for name, part in written.items()})
-    write_atomically(folder.path / TABLE, f"{caption(prepared)}\n\n{markdown(header, lines)}\n".encode())
+    shown = "\n\n".join([caption(prepared), markdown(header, lines), *presets(prepared.plan)])
+    write_atomically(folder.path / TABLE, f"{shown}\n".encode())
     _save_curves(folder.path, caption(prepared))
     if not results:
         every = "every run has diverged: " if len(diverged) > 1 else ""
         raise DivergedError(every + str(diverged[0].diverged))
     networks = [folder.run(spec, seed) / NETWORK for (spec, seed), end in ends.items() if end.metrics is not None]
-    text = f"{caption(prepared)}\n\n{fitted(header, lines)}"
+    text = "\n\n".join([caption(prepared), fitted(header, lines), *presets(prepared.plan)])
     return Comparison(results, diverged, rows, text, folder.path / CURVES, networks)
+
+
+def presets(plan: Plan) -> list[str]:
+    """What each method is that was chosen by a preset's name, a line each."""
+    return [f"{spec.label} is {spec.written_out}" for spec in plan.methods if spec.preset is not None]
 
 
 def _save_curves(path: Path, title: str) -> None:

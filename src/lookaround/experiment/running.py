@@ -58,12 +58,30 @@ def prepare(plan: Plan, team: Team | None = None) -> Prepared:
         task = task_entry(plan.task).load(plan.config, device_named(plan.machine.device))
         if plan.held_out is not None:
             task = task.holding_out(plan.held_out)
-        usual = task.batches(0, task.defaults.batch, task.branches)
+        epoch = _epoch(task)
     except ValueError as error:
         raise UsageError(str(error)) from error
-    epoch = usual.per_epoch * usual.units * task.branches
     budget = plan.budget.budget or plan.budget.epochs * epoch
     return Prepared(plan, task, budget, budget / epoch, team or Team())
+
+
+def _epoch(task: Task) -> int:
+    """Samples (tokens) of an epoch's copies, in minibatches of the size that suits the task, or where the data do not fill one of
+    those, of half of that, and so on.
+
+    Raises:
+        ValueError: for data that cannot serve the task whatever the size, as for the size that suits it.
+    """
+    first: ValueError | None = None
+    batch = task.defaults.batch
+    while batch:
+        try:
+            usual = task.batches(0, batch, task.branches)
+            return usual.per_epoch * usual.units * task.branches
+        except ValueError as error:
+            first, batch = first or error, batch // 2
+    assert first is not None
+    raise first
 
 
 def device_named(name: str) -> torch.device:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -57,6 +57,7 @@ class Spec:
     Attributes:
         name: of the method.
         given: names and values of settings, in the order of the label.
+        preset: the name under which the method and some of its settings were chosen, or None.
 
     Example:
         >>> from lookaround.methods import Spec
@@ -67,6 +68,7 @@ class Spec:
 
     name: str
     given: tuple[tuple[str, Any], ...] = ()
+    preset: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> Spec:
@@ -77,11 +79,12 @@ class Spec:
 
         Example:
             >>> from lookaround.methods import Spec
-            >>> Spec.parse("anytime:lr=0.2").label
-            'power-ema:width=0.1,lr=0.2,schedule=constant'
+            >>> spec = Spec.parse("anytime:lr=0.2")
+            >>> spec.label, spec.written_out
+            ('anytime:lr=0.2', 'power-ema:width=0.1,lr=0.2,schedule=constant')
         """
         name, colon, rest = text.partition(":")
-        spec = cls.parse(PRESETS[name].method) if name in PRESETS else cls(name)
+        spec = replace(cls.parse(PRESETS[name].method), preset=name) if name in PRESETS else cls(name)
         return spec.with_settings(assignments(rest, text) if colon else {})
 
     def with_settings(self, chosen: Mapping[str, str]) -> Spec:
@@ -97,7 +100,7 @@ class Spec:
             if key not in known:
                 raise ValueError(f"{self.name} has no setting {key!r}; it has {', '.join(known)}")
             values[key] = _value(self.name, known[key], text)
-        spec = Spec(self.name, tuple((key, values[key]) for key in known if key in values))
+        spec = replace(self, given=tuple((key, values[key]) for key in known if key in values))
         spec._check()
         return spec
 
@@ -136,9 +139,19 @@ class Spec:
 
     @property
     def label(self) -> str:
-        """The method as a user would write it, every setting in its place: unique in an experiment."""
-        chosen = ",".join(f"{key}={write(value)}" for key, value in self.given)
-        return f"{self.name}:{chosen}" if chosen else self.name
+        """The method as a user would write it, every setting in its place: unique in an experiment.
+
+        Behind a preset's name stand those settings that are not the preset's.
+        """
+        stated = () if self.preset is None else Spec.parse(PRESETS[self.preset].method).given
+        chosen = ",".join(f"{key}={write(value)}" for key, value in self.given if (key, value) not in stated)
+        name = self.preset or self.name
+        return f"{name}:{chosen}" if chosen else name
+
+    @property
+    def written_out(self) -> str:
+        """The label with a preset's method and settings in the place of its name."""
+        return replace(self, preset=None).label
 
     @property
     def slug(self) -> str:

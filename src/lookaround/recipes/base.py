@@ -46,6 +46,23 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Soups:
+    """Soups of all the networks that some parts train: uniform ones, of all and of the best, and the greedy one.
+
+    Attributes:
+        parts: names of those that train the ingredients; they hold out the images by which ingredients are chosen.
+        norms: name of the part on whose minibatches norm statistics are estimated anew.
+        best: ingredients of the uniform soup of the best.
+        paper: what the paper printed for each row, by the task's metric; see `lookaround.recipes.soups.ROWS`.
+    """
+
+    parts: tuple[str, ...]
+    norms: str
+    best: int
+    paper: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A table or figure as experiments.
 
@@ -54,12 +71,17 @@ class Recipe:
         title: what it shows.
         parts: the experiments.
         notes: where it differs from the paper, and what the paper leaves open, a line each.
+        soups: of the networks that the parts train.
+        then: commands that go on from there, each what stands after ``lookaround landscape``: ``{run}`` is the first run of the first
+            part, ``{out}`` the folder of the parts.
     """
 
     source: str
     title: str
     parts: tuple[Part, ...]
     notes: tuple[str, ...] = ()
+    soups: Soups | None = None
+    then: tuple[str, ...] = ()
 
     def changed(self, fields: Mapping[str, Any]) -> Recipe:
         """With other values of options in every part; see `lookaround.experiment.Plan.options`.

@@ -221,12 +221,13 @@ def figure_5() -> Recipe:
 
 
 def figure_6(rate: float = 0.1) -> Recipe:
-    """Two branches that go on from their mean: lookaround trajectory draws the accuracy inside rounds of the network this trains."""
+    """Two branches that go on from their mean, step by step, at several learning rates."""
     around = spec("lookaround", k=5, **{**SGD, "lr": rate}, batch=128, **schedule_of("cifar100"))
     plan = from_scratch("cifar100", "resnet50", {"": around}, ("horizontal-flip", "rand-augment"))
     part = Part("mean-net", plan, (Row("Mean-net", around.label),))
-    notes = (
-        *OPEN,
-        "then: lookaround landscape trajectory of the run's folder, k=160, at the learning rates of the picture",
+    then = tuple(
+        f"trajectory {{run}} --rounds 1 --k 160 --lr {going:g} --out {{out}}/rate-{going:g}"
+        for going in (rate, rate / 5, rate / 25)
     )
-    return Recipe("Lookaround, Figure 6", "sub-models inside a round", (part,), notes)
+    notes = (*OPEN, "the learning rates of the picture are not in the text; here they are those of the run's schedule")
+    return Recipe("Lookaround, Figure 6", "sub-models inside a round", (part,), notes, then=then)

@@ -45,10 +45,11 @@ class Line:
 
 def lines(part: Part, metrics: Sequence[Metric], results: Sequence[Result]) -> list[Line]:
     """A part's rows by the metrics that the paper printed, or by the task's first where it printed none."""
-    return [_line(part, row, metric, results) for row in part.rows for metric in _shown(row.paper, metrics)]
+    return [_line(part, row, metric, results) for row in part.rows for metric in shown(row.paper, metrics)]
 
 
-def _shown(paper: Mapping[str, float], metrics: Sequence[Metric]) -> Sequence[Metric]:
+def shown(paper: Mapping[str, float], metrics: Sequence[Metric]) -> Sequence[Metric]:
+    """The metrics that the paper printed, or the task's first where it printed none."""
     return [metric for metric in metrics if metric.name in paper] or metrics[:1]
 
 

@@ -13,6 +13,7 @@ from lookaround.experiment.results import Result
 from lookaround.experiment.running import check_methods, prepare
 from lookaround.recipes.base import Part, Recipe
 from lookaround.recipes.report import Line, lines, table
+from lookaround.recipes.soups import check_soups, soup_lines
 from lookaround.tasks.base import Metric
 
 TABLE = "paper.md"
@@ -39,12 +40,18 @@ def run(recipe: Recipe, out: Path, display: Callable[[], Display], *, resume: bo
         OSError: when a file cannot be written.
     """
     metrics = [_checked(part, out, resume) for part in recipe.parts]
+    check_soups(recipe)
     found: list[Line] = []
     text = table(recipe, found)
     for part, shown in zip(recipe.parts, metrics, strict=True):
         found += lines(part, shown, _train(part, out / part.name, display(), resume))
-        text = table(recipe, found)
-        write_atomically(out / TABLE, f"{text}\n".encode())
+        text = _write(recipe, found, out)
+    return _write(recipe, [*found, *soup_lines(recipe, out)], out) if recipe.soups else text
+
+
+def _write(recipe: Recipe, found: Sequence[Line], out: Path) -> str:
+    text = table(recipe, found)
+    write_atomically(out / TABLE, f"{text}\n".encode())
     return text
 
 

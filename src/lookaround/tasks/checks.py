@@ -10,6 +10,10 @@ from typing import Any
 Range = tuple[float, float | None]
 
 
+# After a folder that is not there: how another one is named on the command line.
+ANOTHER_ROOT = "name another folder with --root FOLDER (lookaround run: root=FOLDER)"
+
+
 def option(field: str) -> str:
     """How a field is typed.
 

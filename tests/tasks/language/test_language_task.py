@@ -8,11 +8,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from lookaround.errors import UsageError
+from lookaround.experiment import Plan
+from lookaround.experiment.running import check_methods, prepare
+from lookaround.experiment.training import Training
 from lookaround.tasks.language import LanguageConfig, LanguageTask, load_language
 from lookaround.tasks.language.corpus import load_corpus
 from lookaround.tasks.language.networks import Window
 from lookaround.tasks.language.windows import IGNORED, overlapping_readings, recurrent_readings
 from lookaround.tasks.text import TextError
+from reference.tiny_experiment import Kept
 
 CPU = torch.device("cpu")
 SMALL = LanguageConfig(width=8, layers=1, window=5, eval_rows=3, heads=2)
@@ -203,3 +208,18 @@ def test_branches_that_would_not_differ_are_refused() -> None:
         LanguageConfig(copies="shared")
     with pytest.raises(ValueError, match="--differences must be one or one a branch"):
         LanguageConfig(differences=("windows", "word-dropout"))
+
+
+def test_a_text_shorter_than_the_usual_batch_trains_in_smaller_ones(tmp_path: Path) -> None:
+    for part, said in (("train", "one two three four five six\n" * 4), ("valid", "one\n"), ("test", "two three\n")):
+        (tmp_path / f"{part}.txt").write_text(said)
+    options = {"task": "language", "root": str(tmp_path), "width": 4, "layers": 1, "window": 3, "branches": 1}
+    options |= {"epochs": 2, "device": "cpu", "threads": 1}
+    small = prepare(Plan.from_options({**options, "methods": ["adamw:batch=2"]}))
+    assert (
+        small.budget == 2 * 15
+    )  # an epoch of 28 tokens is one batch of 5 rows of 3: those of 20 and 10 would not fill
+    training = Training(small, small.plan.methods[0], 0, tmp_path, Kept())
+    assert training.total == 30 // 6
+    with pytest.raises(UsageError, match="has 28 tokens, fewer than a batch of 20 rows times a window of 3"):
+        check_methods(prepare(Plan.from_options({**options, "methods": ["adamw"]})))

@@ -4,8 +4,9 @@ from itertools import product
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from lookaround.averaging import LogitEnsemble
 from lookaround.tasks.text.subwords import BEGIN, END, PAD
 from lookaround.tasks.translation.decoding import Search, translate
 from lookaround.tasks.translation.network import Sentences, Translator, TranslatorSize
@@ -42,13 +43,57 @@ def test_padding_changes_nothing() -> None:
     torch.testing.assert_close(together, alone)
 
 
-def test_a_kept_memory_gives_the_last_logits() -> None:
-    model, source, target = network(), torch.randint(3, 11, (2, 5)), torch.randint(3, 11, (2, 6))
+@pytest.mark.parametrize("first", [1, 3])
+def test_a_search_that_keeps_what_it_has_read_sees_what_one_that_begins_anew_each_time_sees(first: int) -> None:
+    model, source, target = network(), torch.randint(3, 11, (3, 5)), torch.randint(3, 11, (3, 9))
+    source[1, 3:] = PAD
     memory: dict = {}
-    for _ in range(2):
-        last = model(Sentences(source, target, memory))
-        torch.testing.assert_close(last, model(Sentences(source, target))[:, -1:])
+    for length in range(first, 10):
+        last = model(Sentences(source, target[:, :length], memory))
+        torch.testing.assert_close(last, model(Sentences(source, target[:, :length]))[:, -1:], rtol=0, atol=1e-14)
+        rows = torch.tensor([2, 0, 2] if length % 2 else [1, 2, 0])
+        source, target = source[rows], target[rows]
+        memory[model].past.take(rows)
+        target[:, length:] = torch.randint(3, 11, (3, 9 - length))
     assert list(memory) == [model]
+
+
+def test_a_search_reads_each_token_once() -> None:
+    model, sources = network(), torch.randint(3, 11, (3, 4))
+    with torch.no_grad():
+        model.embedding.weight[END] = 0  # so that no translation ends
+        model.norms[1].bias.fill_(1.0)
+        model.embedding.weight[3:] = model.embedding.weight[3:].abs()
+    read: list[int] = []
+    model.decoder[1].register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].shape[1]))
+    translations = translate(model, sources, Search(beam=2, longer=3))
+    assert {len(translation) for translation in translations} == {7}
+    assert read == [1] * 7
+
+
+class Forgetful(nn.Module):
+    """The same network without a memory."""
+
+    def __init__(self, model: Translator) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, read: Sentences) -> Tensor:
+        return self.model(Sentences(read.source, read.target))[:, -1:]
+
+
+@pytest.mark.parametrize("beam", [1, 4])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_same_is_found_with_and_without_what_was_read_by_one_network_and_by_several(beam: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    models = [Translator(11, SIZE).double().eval() for _ in range(2)]
+    sources = torch.randint(3, 11, (6, 5))
+    sources[::2, 3:] = PAD
+    search = Search(beam=beam, longer=6)
+    for made in (models[0], LogitEnsemble(models).eval()):
+        whole = [Forgetful(model) for model in models][: 1 if made is models[0] else 2]
+        anew = whole[0] if len(whole) == 1 else LogitEnsemble(whole).eval()
+        assert translate(made, sources, search) == translate(anew, sources, search)
 
 
 def best_by_trying_all(model: Translator, source: Tensor, search: Search) -> list[int]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from lookaround.tasks.checks import ANOTHER_ROOT
 from lookaround.tasks.text import Subwords, Text, TextError, Words, count_words, find_part, read_text, train_subwords
 from lookaround.tasks.text.files import PARTS
 from lookaround.tasks.text.words import check_seen
@@ -103,7 +104,7 @@ def load_corpus(root: Path, ending: str | None, tokens: Tokens, *, size: int, mi
 
 def _only_ending(root: Path) -> str:
     if not root.is_dir():
-        raise TextError(f"there is no folder {root}")
+        raise TextError(f"there is no folder {root}; {ANOTHER_ROOT}")
     endings = sorted(
         {path.suffix[1:] for part in PARTS for path in root.iterdir() if _holds(path, part) and path.suffix}
     )
@@ -127,7 +128,7 @@ def read_parts(root: Path, ending: str | None) -> tuple[dict[str, Text], tuple[s
     """
     ending = ending or _only_ending(root)
     if not root.is_dir():
-        raise TextError(f"there is no folder {root}")
+        raise TextError(f"there is no folder {root}; {ANOTHER_ROOT}")
     found = {part: find_part(root, part, ending) for part in PARTS}
     texts = {part: read_text(path) for part, path in found.items() if path is not None}
     if "train" in texts and len(texts) == 3:

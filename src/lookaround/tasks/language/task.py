@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -155,7 +156,8 @@ class LanguageTask(Task):
         return LanguageTask(self.config, replace(self.corpus, train=rest), self.device, held_out)
 
     def save(self, path: Path, model: nn.Module, notes: Mapping[str, str]) -> None:
-        save_language(path, model, self.config.size, self.corpus.vocabulary, {**notes, "data": self.name})
+        kept = {**notes, "data": self.name, "reading": json.dumps({"window": self.config.window})}
+        save_language(path, model, self.config.size, self.corpus.vocabulary, kept)
 
 
 def scores(total: float, tokens: int, size: int) -> dict[str, float]:

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+Read = tuple[Tensor, Tensor]
+"""Keys and values of what attention looks at, each ``(N, heads, S, width / heads)``."""
+
 
 class Attention(nn.Module):
     """Multi-head attention.
@@ -44,17 +47,22 @@ class Attention(nn.Module):
         for layer in (self.query, self.key_value, self.output):
             nn.init.zeros_(layer.bias)
 
-    def forward(self, queries: Tensor, values: Tensor, mask: Tensor | None = None, *, causal: bool = False) -> Tensor:
+    def read(self, values: Tensor) -> Read:
+        """Keys and values of ``(N, S, width)``; the queries themselves for self-attention."""
+        key, value = map(self._split, self.key_value(values).chunk(2, dim=-1))
+        return key, value
+
+    def forward(self, queries: Tensor, read: Read, mask: Tensor | None = None, *, causal: bool = False) -> Tensor:
         """Attends from each query to the values that it may see.
 
         Args:
             queries: ``(N, T, width)``.
-            values: ``(N, S, width)``; the queries themselves for self-attention.
+            read: of S values.
             mask: boolean ``(N, 1, 1, S)``, true where there is something to see; None where all may be seen.
             causal: whether position t sees positions up to t only; S is T then, and ``mask`` None.
         """
         query = self._split(self.query(queries))
-        key, value = map(self._split, self.key_value(values).chunk(2, dim=-1))
+        key, value = read
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal=causal)
         output: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
@@ -63,6 +71,37 @@ class Attention(nn.Module):
     def _split(self, inputs: Tensor) -> Tensor:
         split: Tensor = inputs.unflatten(-1, (self.heads, -1)).transpose(1, 2)
         return split
+
+
+class Past:
+    """What the attention of several layers has read so far: a search goes on token by token, and reads none of them twice.
+
+    Attributes:
+        length: tokens read.
+    """
+
+    def __init__(self) -> None:
+        self.length = 0
+        self._read: dict[Attention, Read] = {}
+
+    def grown(self, layer: Attention, values: Tensor) -> Read:
+        """All that a layer has read, these values last."""
+        key, value = layer.read(values)
+        if layer in self._read:
+            before = self._read[layer]
+            key, value = torch.cat([before[0], key], dim=2), torch.cat([before[1], value], dim=2)
+        self._read[layer] = key, value
+        return key, value
+
+    def once(self, layer: Attention, values: Tensor) -> Read:
+        """What a layer reads of values that stay the same."""
+        if layer not in self._read:
+            self._read[layer] = layer.read(values)
+        return self._read[layer]
+
+    def take(self, rows: Tensor) -> None:
+        """Goes on from these rows, int64 ``(M,)``, in the place of the N there were."""
+        self._read = {layer: (key[rows], value[rows]) for layer, (key, value) in self._read.items()}
 
 
 class Block(nn.Module):
@@ -95,12 +134,16 @@ class Block(nn.Module):
         causal: bool = False,
         memory: Tensor | None = None,
         memory_mask: Tensor | None = None,
+        past: Past | None = None,
     ) -> Tensor:
-        """``(N, T, width)`` in and out; masks as in `Attention.forward`."""
+        """``(N, T, width)`` in and out; masks as in `Attention.forward`. With a past, what it holds stands before the inputs."""
         normed = self.norms[0](inputs)
-        inputs = inputs + self.dropout(self.attend(normed, normed, mask, causal=causal))
+        own = self.attend.read(normed) if past is None else past.grown(self.attend, normed)
+        inputs = inputs + self.dropout(self.attend(normed, own, mask, causal=causal))
         if self.look is not None:
-            inputs = inputs + self.dropout(self.look(self.norms[1](inputs), memory, memory_mask))
+            assert memory is not None
+            other = self.look.read(memory) if past is None else past.once(self.look, memory)
+            inputs = inputs + self.dropout(self.look(self.norms[1](inputs), other, memory_mask))
         output: Tensor = inputs + self.dropout(self.feed(self.norms[-1](inputs)))
         return output
 

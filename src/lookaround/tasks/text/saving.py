@@ -17,6 +17,8 @@ from lookaround.tasks.text.words import Words
 # The keys that networks of every task have in their files' metadata; each stands alone, so that a soup keeps what they agree on.
 ARCHITECTURE = "lookaround.architecture"
 NOTE = "lookaround.{}"
+READING = NOTE.format("reading")
+"""The key of those of the task's settings by which a network is used and measured, as JSON."""
 _EXTRA = "_extra_state"
 
 

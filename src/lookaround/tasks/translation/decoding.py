@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lookaround.tasks.text.subwords import BEGIN, END, PAD
-from lookaround.tasks.translation.network import Sentences
+from lookaround.tasks.translation.network import Memory, Sentences
 
 Predict = Callable[[Sentences], Tensor]
 
@@ -48,12 +48,15 @@ def translate(predict: Predict, source: Tensor, search: Search) -> list[list[int
     # The hypotheses of a sentence stand side by side and share it, so what a network makes of it serves them wherever they move.
     sources = source.repeat_interleave(search.beam, 0)
     beams = _Beams(source, search)
-    memory: dict[nn.Module, Tensor] = {}
+    memory: dict[nn.Module, Memory] = {}
     for _ in range(source.shape[1] + search.longer):
         logits = predict(Sentences(sources, beams.tokens, memory))
-        beams.extend(logits[:, -1].float().log_softmax(-1))
+        rows = beams.extend(logits[:, -1].float().log_softmax(-1))
         if beams.ended.all():
             break
+        if search.beam > 1:
+            for kept in memory.values():
+                kept.past.take(rows)
     return beams.best()
 
 
@@ -72,8 +75,8 @@ class _Beams:
         # Each sentence's own: padding to the longest beside it must not let its translation go on.
         self.longest = (source != PAD).sum(1, keepdim=True) + search.longer
 
-    def extend(self, said: Tensor) -> None:
-        """Goes on by a token, given the log-probabilities of all: ``(rows, vocabulary)``."""
+    def extend(self, said: Tensor) -> Tensor:
+        """Goes on by a token, given the log-probabilities of all: ``(rows, vocabulary)``; the row that each one comes from."""
         sentences, beam = self.scores.shape
         vocabulary = said.shape[1]
         said = said.view(sentences, beam, vocabulary).masked_fill(self.ended[..., None], -math.inf)
@@ -87,6 +90,7 @@ class _Beams:
         self.ended = self.ended.gather(1, parents) | (tokens == END) | (self.lengths >= self.longest)
         rows = (parents + torch.arange(sentences, device=said.device)[:, None] * beam).flatten()
         self.tokens = torch.cat([self.tokens[rows], tokens.view(-1, 1)], dim=1)
+        return rows
 
     def _penalty(self, lengths: Tensor) -> Tensor:
         if self.search.beam == 1:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from lookaround.tasks.text.layers import Block, Embedding
+from lookaround.tasks.text.layers import Block, Embedding, Past
 from lookaround.tasks.text.subwords import PAD
 
 
@@ -30,6 +30,19 @@ class TranslatorSize:
     dropout: float = 0.1
 
 
+@dataclass
+class Memory:
+    """What a network has made of the sentences of a search so far.
+
+    Attributes:
+        source: vectors ``(N, S, width)``.
+        past: what the decoder has read of the translations.
+    """
+
+    source: Tensor
+    past: Past
+
+
 class Sentences(NamedTuple):
     """What the network reads.
 
@@ -37,12 +50,13 @@ class Sentences(NamedTuple):
         source: int64 ``(N, S)``, each with its end mark, then padding.
         target: int64 ``(N, T)``, the begin mark and as much of the translation as there is, then padding, which comes after
             everything that it could disturb.
-        memory: what networks make of the source, where one is kept for the many steps of a search; None computes it anew.
+        memory: of each network, in a search, whose next call has the same rows and a token more, or those rows that
+            `Memory.past` was told to take; None computes everything anew.
     """
 
     source: Tensor
     target: Tensor
-    memory: dict[nn.Module, Tensor] | None = None
+    memory: dict[nn.Module, Memory] | None = None
 
 
 class Translator(nn.Module):
@@ -79,8 +93,8 @@ class Translator(nn.Module):
             return self.embedding.read(self.decode(target, self.encode(source), visible(source)))
         memory = kept.get(self)
         if memory is None:
-            memory = kept[self] = self.encode(source)
-        return self.embedding.read(self.decode(target, memory, visible(source))[:, -1:])
+            memory = kept[self] = Memory(self.encode(source), Past())
+        return self.embedding.read(self.decode(target, memory.source, visible(source), memory.past)[:, -1:])
 
     def encode(self, source: Tensor) -> Tensor:
         """The source as vectors ``(N, S, width)``."""
@@ -90,17 +104,22 @@ class Translator(nn.Module):
         encoded: Tensor = self.norms[0](vectors)
         return encoded
 
-    def decode(self, target: Tensor, memory: Tensor, mask: Tensor) -> Tensor:
-        """What reads out the token after each of ``target``: ``(N, T, width)``.
+    def decode(self, target: Tensor, memory: Tensor, mask: Tensor, past: Past | None = None) -> Tensor:
+        """What reads out the token after each of ``target``, or after each that is not in its past: ``(N, T, width)``.
 
         Args:
             target: as in `forward`.
             memory: what `encode` made of the source.
             mask: `visible` of the source.
+            past: of the target's first tokens, to which the others are added: all at once, or one.
         """
-        vectors = self.embedding(target)
+        before = 0 if past is None else past.length
+        vectors = self.embedding(target[:, before:], start=before)
         for block in self.decoder:
-            vectors = block(vectors, causal=True, memory=memory, memory_mask=mask)
+            vectors = block(vectors, causal=not before, memory=memory, memory_mask=mask, past=past)
+        if past is not None:
+            assert not before or target.shape[1] == before + 1
+            past.length = target.shape[1]
         decoded: Tensor = self.norms[1](vectors)
         return decoded
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lookaround.tasks.checks import ANOTHER_ROOT
 from lookaround.tasks.text import Subwords, Text, TextError, find_part, read_text, train_subwords
 from lookaround.tasks.text.files import PARTS
 
@@ -74,7 +75,7 @@ def load_bitext(root: Path, source: str | None, target: str | None, *, size: int
         TextError: in one line, for anything that cannot be used.
     """
     if not root.is_dir():
-        raise TextError(f"there is no folder {root}")
+        raise TextError(f"there is no folder {root}; {ANOTHER_ROOT}")
     if source is None or target is None:
         endings = sorted({path.suffix[1:] for path in root.glob("train.*")})
         raise TextError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,8 @@ _METRICS = (
     Metric("chrf", "chrF", lower=False),
     Metric("loss", "loss", lower=True, digits=4, loss=True),
 )
+# Of the settings: what a network is used and measured with, wherever its file lies.
+_READING = ("source", "target", "beam", "length_penalty", "bleu_tokens")
 _DEFAULTS = Defaults(
     "adamw",
     2000,
@@ -142,4 +145,6 @@ class TranslationTask(Task):
         return TranslationTask(self.config, replace(self.bitext, train=rest), self.device, held_out)
 
     def save(self, path: Path, model: nn.Module, notes: Mapping[str, str]) -> None:
-        save_translator(path, model, self.config.size, self.bitext.subwords, {**notes, "data": self.name})
+        read = {name: getattr(self.config, name) for name in _READING}
+        kept = {**notes, "data": self.name, "reading": json.dumps(read)}
+        save_translator(path, model, self.config.size, self.bitext.subwords, kept)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lookaround.tasks.checks import ANOTHER_ROOT
 from lookaround.tasks.vision.data.dataset import ImageData
 from lookaround.tasks.vision.data.errors import DataError
 
@@ -37,7 +38,7 @@ def load_cifar(name: str, root: Path) -> ImageData:
         raise DataError(
             f"{name}: there is no folder {folder}; get it with "
             f"`python -c \"from torchvision.datasets import {layout.__name__} as C; C('{root}', download=True)\"` "
-            f"or unpack {layout.url} in {root}"
+            f"or unpack {layout.url} in {root}, or {ANOTHER_ROOT}"
         )
     train = [_read(folder / file, md5) for file, md5 in layout.train_list]
     test = [_read(folder / file, md5) for file, md5 in layout.test_list]

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lookaround.tasks.checks import ANOTHER_ROOT
 from lookaround.tasks.vision.data.dataset import ImageData, choose_balanced
 from lookaround.tasks.vision.data.decoding import BadImageError, Faults, decode_all, is_gray
 from lookaround.tasks.vision.data.errors import DataError
@@ -69,7 +70,9 @@ def load_folder(
 
 def _class_names(folder: Path) -> list[str]:
     if not folder.is_dir():
-        raise DataError(f"there is no folder {folder}; an image folder holds train/CLASS/* and test/CLASS/*")
+        raise DataError(
+            f"there is no folder {folder}; an image folder holds train/CLASS/* and test/CLASS/*; {ANOTHER_ROOT}"
+        )
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if not names:
         raise DataError(f"{folder} holds no class folders; an image folder holds train/CLASS/* and test/CLASS/*")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lookaround.tasks.checks import ANOTHER_ROOT
 from lookaround.tasks.vision.data.dataset import ImageData
 from lookaround.tasks.vision.data.errors import DataError
 
@@ -75,5 +76,5 @@ def _folder(name: str, root: str | Path | None) -> Path:
         raise DataError(f"{name} needs --root, the folder that holds the data")
     path = Path(root).expanduser()
     if not path.is_dir():
-        raise DataError(f"{name}: there is no folder {path}")
+        raise DataError(f"{name}: there is no folder {path}; {ANOTHER_ROOT}")
     return path

@@ -1,16 +1,21 @@
-"""Runs of text that die by SIGKILL and go on leave the same bytes as runs that did not die."""
+"""Runs of every task that die by SIGKILL and go on leave the same bytes as runs that did not die; images are fine-tuned here."""
 
 import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from lookaround.tasks.vision.data import load_data
+from lookaround.tasks.vision.networks import Architecture, save_network
+
 METHODS = ["adamw", "lookahead:k=2", "lookaround:k=2", "ema", "sam:lr=0.01", "swa", "logit-ensemble"]
-DEATHS = 3
+TUNED = ["lookahead:k=2", "lookaround:k=2", "swa:norm_stats=reestimate", "greedy-soup"]
+DEATHS = 2  # of each run, as killed_at_steps.py says
 ARITHMETIC = ["zero", "one", "two", "three", "four", "five"]
 
 
@@ -36,6 +41,16 @@ def translation(folder: Path) -> list[str]:
     return ["--task", "translation", "--root", str(folder), *options.split(), *differing.split()]
 
 
+def fine_tuning(folder: Path) -> list[str]:
+    """Of digits, from a network of eight classes: a new head, the first layers frozen, the others at a tenth of the rate."""
+    data = load_data("digits")
+    network = Architecture.for_data("small-cnn", 4, replace(data, classes=data.classes[:8]))
+    torch.manual_seed(1)
+    save_network(folder / "eight.safetensors", network.build(), network, {})
+    options = "--train-images 60 --test-images 20 --width 4 --frozen 0 1 --body-rate 0.1 --all batch=8"
+    return ["--init-from", str(folder / "eight.safetensors"), *options.split()]
+
+
 def contents(run: Path) -> dict:
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     result = json.loads((run / "result.json").read_text())
@@ -45,12 +60,12 @@ def contents(run: Path) -> dict:
     return {"records": records, "result": result, "networks": networks}
 
 
-@pytest.mark.parametrize("task", [language, translation])
-def test_a_run_killed_again_and_again_ends_as_if_nothing_had_happened(task, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("task", "methods"), [(language, METHODS), (translation, METHODS), (fine_tuning, TUNED)])
+def test_a_run_killed_again_and_again_ends_as_if_nothing_had_happened(task, methods, tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    words = ["train", *task(data), "--epochs", "2", "--checkpoint-every", "2", "--threads", "1", "--methods", *METHODS]
+    words = ["train", *task(data), "--epochs", "2", "--checkpoint-every", "2", "--threads", "1", "--methods", *methods]
     script = Path(__file__).with_name("killed_at_steps.py")
     done = subprocess.run(
         [sys.executable, str(script), str(whole), str(killed), *words],
@@ -60,9 +75,9 @@ def test_a_run_killed_again_and_again_ends_as_if_nothing_had_happened(task, tmp_
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == f"{DEATHS * len(METHODS)} 0", done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == f"{DEATHS * len(methods)} 0", done.stdout + done.stderr
     runs = sorted(path.parent.relative_to(whole) for path in whole.glob("*/seed-0/result.json"))
-    assert len(runs) == len(METHODS)
+    assert len(runs) == len(methods)
     for run in runs:
         assert contents(killed / run) == contents(whole / run), run
 
