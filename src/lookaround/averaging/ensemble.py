@@ -14,7 +14,14 @@ from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 from lookaround import tensors
 from lookaround.averaging.model_average import Point, at_point, require_point
 from lookaround.averaging.slots import find_slots, require_equal, shapes, unwrap
-from lookaround.averaging.states import require_count, require_keys, require_list, require_number, require_tensors
+from lookaround.averaging.states import (
+    require_count,
+    require_keys,
+    require_list,
+    require_number,
+    require_tensors,
+    require_whole,
+)
 
 
 def _tensors(members: Iterable[nn.Module]) -> Iterator[Tensor]:
@@ -155,7 +162,7 @@ class SnapshotCollector:
             parameters, and else the model as it is.
 
     Raises:
-        ValueError: ``keep`` is below 1.
+        ValueError: ``keep`` is below 1 or no whole number.
         TypeError: The scheduler is of another kind.
 
     >>> import torch
@@ -186,8 +193,8 @@ class SnapshotCollector:
         point: Point | None = None,
     ) -> None:
         require_point(point)
-        if keep is not None and keep < 1:
-            raise ValueError(f"keep must be at least 1 snapshot or None for all, got {keep}")
+        if keep is not None:
+            require_whole(keep, "keep", "; None keeps all snapshots")
         if not isinstance(scheduler, CosineAnnealingWarmRestarts):
             raise TypeError(f"scheduler must be a CosineAnnealingWarmRestarts, got {type(scheduler).__name__}")
         self._slots = find_slots(model)
