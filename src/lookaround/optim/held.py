@@ -14,7 +14,7 @@ class Held(Wrapper):
     @property
     def apart(self) -> bool:
         """Whether the model may hold something else than the average: a branch, in the middle of a round."""
-        return not self._run.is_shown and not self._run.place.at_start(self._run.branches.local)
+        return not self._run.is_shown and not self._run.is_common
 
     @property
     def spread(self) -> bool:

@@ -61,13 +61,13 @@ def show(rounds: Rounds, name: str, call: str) -> None:
     kept = SLOW in branches.weights or rounds.common.branches > 1
     rounds.showing = Average(rounds, name)
     showing.show(rounds.showing)
-    if rounds.place.at_start(branches.local) or rounds.start or not kept:
+    if rounds.is_common or rounds.start or not kept:
         return
     try:
         branches.reshard()
         branches.follow()
         branches.set_aside()
-        rounds.common.show(rounds.alphas(), rounds.place.round)
+        rounds.show()
     except BaseException:
         hide(rounds)
         raise
