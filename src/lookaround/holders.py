@@ -120,7 +120,8 @@ def unnoticed(tensors: Sequence[Tensor]) -> AbstractContextManager[object]:
 
 def refuse_turns(call: str, tensors: Sequence[Tensor]) -> None:
     """Raise ValueError in the body of a loop over the branches of whoever holds a model's tensors."""
-    for holder, _ in _find(tensors):
+    anyone = any(holder.going_around for holder in _HOLDERS)
+    for holder, _ in _find(tensors) if anyone else []:
         if holder.going_around:
             raise ValueError(
                 f"{call} was called in the body of a loop over around() of a {type(holder).__name__}, which writing weights into the "

@@ -5,8 +5,9 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 
-from lookaround.averaging import SWAD, RunningAverage, uniform
+from lookaround.averaging import SWAD, RunningAverage, SnapshotCollector, uniform
 
 
 def net():
@@ -92,6 +93,21 @@ def test_a_changed_model_is_refused_and_nothing_changes(make, change, tmp_path):
     assert list(tmp_path.iterdir()) == []
     assert str(average.state_dict()) == str(before)
     assert str(model.state_dict()) == str(after)
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_a_snapshot_of_a_changed_model_is_refused_and_nothing_changes(change):
+    model = net()
+    scheduler = CosineAnnealingWarmRestarts(torch.optim.SGD(model.parameters(), lr=0.1), T_0=1)
+    collector = SnapshotCollector(model, scheduler)
+    scheduler.optimizer.step()
+    scheduler.step()
+    before = copy.deepcopy(collector.state_dict())
+    change(model)
+    for use in (collector.collect, collector.step, collector.step):
+        with pytest.raises(ValueError, match=CHANGES[change]):
+            use()
+    assert str(collector.state_dict()) == str(before)
 
 
 def test_what_does_not_change_the_model_goes_on():

@@ -129,8 +129,11 @@ def test_mistakes_are_errors():
     optimizer = torch.optim.SGD(net(0).parameters(), lr=0.1)
     with pytest.raises(TypeError, match="got StepLR"):
         SnapshotCollector(net(0), StepLR(optimizer, 1))
-    with pytest.raises(ValueError, match="got 0"):
-        SnapshotCollector(net(0), CosineAnnealingWarmRestarts(optimizer, 2), keep=0)
+    for keep in (0, 1.5):
+        with pytest.raises(
+            ValueError, match=f"keep must be a whole number of at least 1, got {keep}; None keeps all snapshots"
+        ):
+            SnapshotCollector(net(0), CosineAnnealingWarmRestarts(optimizer, 2), keep=keep)
 
 
 def training(t_0=2, t_mult=1, **options):

@@ -192,7 +192,9 @@ def test_widths_are_those_of_the_profile():
         (lambda: emulated_decay(lambda x: x), "never rise"),
         (lambda: emulated_decay(lambda x: 2 - x), "must lie in"),
         (lambda: emulated_decay(fraction=0), "fraction must be in"),
-        (lambda: emulated_decay(total=0), "total must be at least 1, got 0"),
+        (lambda: emulated_decay(total=0), "total must be a whole number of at least 1, got 0; leave it out"),
+        (lambda: emulated_decay(total=2.5), "total must be a whole number of at least 1, got 2.5"),
+        (lambda: lawa(True), "window must be a whole number of at least 1, got True"),
         (lambda: RunningAverage(nn.Linear(1, 1), emulated_decay()), "total"),
     ],
 )

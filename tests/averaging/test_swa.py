@@ -281,9 +281,12 @@ def test_schedules_take_a_rate_for_each_group_and_name_mistakes():
     for make, message in [
         (lambda: HighConstantLR(sgd(), [0.1, 0.2]), "one number or 1"),
         (lambda: HighConstantLR(sgd(), -0.1), "not be negative, got -0.1"),
-        (lambda: CyclicalLR(sgd(), 0.1, 0.0, cycle=0), "cycle must be at least 1 step, got 0"),
+        (lambda: CyclicalLR(sgd(), 0.1, 0.0, cycle=0), "cycle must be a whole number of at least 1, got 0"),
+        (lambda: CyclicalLR(sgd(), 0.1, 0.0, cycle=1.5), "cycle must be a whole number of at least 1, got 1.5"),
+        (lambda: CyclicalLR(sgd(), 0.1, 0.0, cycle=2, fold=2.5), "fold must be a whole number of at least 1, got 2.5"),
         (lambda: CyclicalLR(sgd(), 0.1, 0.0, cycle=4, fold=3), "fold must be at least a cycle of 4 steps, got 3"),
-        (lambda: PretrainingLR(sgd(), 0.1, 0.0, total=0), "total must be at least 1"),
+        (lambda: PretrainingLR(sgd(), 0.1, 0.0, total=0), "total must be a whole number of at least 1, got 0"),
+        (lambda: PretrainingLR(sgd(), 0.1, 0.0, total=2.5), "total must be a whole number of at least 1, got 2.5"),
         (lambda: PretrainingLR(sgd(), 0.1, 0.0, total=9, decrease_from=0.9, decrease_to=0.5), "in order"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -162,10 +162,12 @@ def test_positions_on_a_line_hold_both_ends_exactly() -> None:
         assert {0.0, 1.0} <= set(positions)
         assert (positions[0], positions[-1]) == (-1.0, 2.0)
         assert len(positions) == 3 * (points - 1) + 1
-    with pytest.raises(ValueError, match=r"got 1 and 0\.5"):
-        line_positions(1)
-    with pytest.raises(ValueError, match="at least 2 points along each axis, got 1"):
-        grid_around([(0, 0), (1, 1)], points=1)
+    for points, beyond in ((1, 0.5), (2.5, 0.5), (3, -1.0), (3, float("inf")), (3, float("nan"))):
+        with pytest.raises(ValueError, match=f"got {points} and {beyond}"):
+            line_positions(points, beyond)
+    for points in (1, 2.5):
+        with pytest.raises(ValueError, match=f"at least 2 points along each axis, got {points}"):
+            grid_around([(0, 0), (1, 1)], points=points)
     with pytest.raises(ValueError, match="all one"):
         grid_around([(1.0, 1.0)])
 

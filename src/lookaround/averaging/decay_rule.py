@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lookaround.averaging.rules import Rule, window_of
+from lookaround.averaging.states import require_whole
 
 Shape = Callable[[float], float]
 
@@ -82,7 +83,8 @@ def emulated_decay(
         total: The number of updates to come, at least 1.
 
     Raises:
-        ValueError: ``shape`` is not known, rises or leaves [0, 1]; ``fraction`` is outside (0, 1]; ``total`` is below 1.
+        ValueError: ``shape`` is not known, rises or leaves [0, 1]; ``fraction`` is outside (0, 1]; ``total`` is below 1 or no
+            whole number.
 
     References: Tian et al. 2025 (arXiv 2507.17634), "WSM: Decay-Free Learning Rate Schedule via Checkpoint Merging for
     LLM Pre-training", theorem 3.1.
@@ -102,6 +104,6 @@ def emulated_decay(
         raise ValueError(f"the shape {name!r} must lie in [0, 1] and never rise from 0 to 1")
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction must be in (0, 1], got {fraction}")
-    if total is not None and total < 1:
-        raise ValueError(f"total must be at least 1, got {total}; leave it out for stored checkpoints")
+    if total is not None:
+        require_whole(total, "total", "; leave it out for stored checkpoints")
     return EmulatedDecay(name, fraction, total, curve)

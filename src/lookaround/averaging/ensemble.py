@@ -14,7 +14,15 @@ from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 from lookaround import tensors
 from lookaround.averaging.model_average import Point, at_point, require_point
 from lookaround.averaging.slots import find_slots, require_equal, shapes, unwrap
-from lookaround.averaging.states import require_count, require_keys, require_list, require_number, require_tensors
+from lookaround.averaging.states import (
+    require_count,
+    require_keys,
+    require_list,
+    require_number,
+    require_tensors,
+    require_whole,
+)
+from lookaround.averaging.structure import Structure
 
 
 def _tensors(members: Iterable[nn.Module]) -> Iterator[Tensor]:
@@ -155,7 +163,7 @@ class SnapshotCollector:
             parameters, and else the model as it is.
 
     Raises:
-        ValueError: ``keep`` is below 1.
+        ValueError: ``keep`` is below 1 or no whole number.
         TypeError: The scheduler is of another kind.
 
     >>> import torch
@@ -186,11 +194,12 @@ class SnapshotCollector:
         point: Point | None = None,
     ) -> None:
         require_point(point)
-        if keep is not None and keep < 1:
-            raise ValueError(f"keep must be at least 1 snapshot or None for all, got {keep}")
+        if keep is not None:
+            require_whole(keep, "keep", "; None keeps all snapshots")
         if not isinstance(scheduler, CosineAnnealingWarmRestarts):
             raise TypeError(f"scheduler must be a CosineAnnealingWarmRestarts, got {type(scheduler).__name__}")
         self._slots = find_slots(model)
+        self._structure = Structure(model, self._slots)
         self._model = model
         self._scheduler = scheduler
         self._keep = keep
@@ -208,21 +217,27 @@ class SnapshotCollector:
         return tuple(self._snapshots)
 
     def step(self) -> bool:
-        """Collect a snapshot if the scheduler has restarted since the last call. Returns whether it did."""
-        before = self._phase, self._epoch
-        self._phase, self._epoch = float(self._scheduler.T_cur), int(self._scheduler.last_epoch)
+        """Collect a snapshot if the scheduler has restarted since the last call. Returns whether it did.
+
+        Raises:
+            ValueError: As from :meth:`collect`; the next call then collects it.
+        """
+        phase, epoch = float(self._scheduler.T_cur), int(self._scheduler.last_epoch)
         # Cycles as long as the steps between two calls end in the same phase; the epoch tells them from no step at all.
-        restarted = self._phase < before[0] or (self._phase == before[0] and self._epoch != before[1])
+        restarted = phase < self._phase or (phase == self._phase and epoch != self._epoch)
         if restarted:
             self.collect()
+        self._phase, self._epoch = phase, epoch
         return restarted
 
     def collect(self) -> None:
         """Keep the model's weights as they are now: for the end of a run whose last cycle no restart follows.
 
         Raises:
-            ValueError: Called inside ``averaged()`` of an average over time, whose weights these would be.
+            ValueError: Called inside ``averaged()`` of an average over time, whose weights these would be; or the model is no longer made
+                as it was at construction. Nothing is kept then.
         """
+        self._structure.check(self._model)
         values = [s.tensor for s in self._slots]
         with at_point(self._point, values):
             kept = [v.detach().to("cpu", copy=True) for v in values] if self._offload else tensors.clone(values)

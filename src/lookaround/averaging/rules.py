@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lookaround.averaging.states import require_whole
+
 
 class Rule(ABC):
     """How an average over time weighs its points. Use :func:`uniform`, :func:`exponential`, :func:`tail`, :func:`lawa`,
@@ -192,7 +194,7 @@ def tail(fraction: float, *, total: int | None = None) -> Rule:
         total: The number of updates to come, at least 1. Later points, if any, join the window.
 
     Raises:
-        ValueError: ``fraction`` is outside (0, 1] or ``total`` is below 1.
+        ValueError: ``fraction`` is outside (0, 1], or ``total`` is below 1 or no whole number.
 
     References: Jain et al. 2018, "Parallelizing Stochastic Gradient Descent for Least Squares Regression"; Rakhlin et
     al. 2012.
@@ -203,8 +205,8 @@ def tail(fraction: float, *, total: int | None = None) -> Rule:
     """
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction must be in (0, 1], got {fraction}")
-    if total is not None and total < 1:
-        raise ValueError(f"total must be at least 1, got {total}; leave it out if the number of points is not known")
+    if total is not None:
+        require_whole(total, "total", "; leave it out if the number of points is not known")
     return Tail(fraction, total)
 
 
@@ -230,8 +232,7 @@ def lawa(window: int, *, every: int = 1) -> Rule:
     [0.0, 0.0, 0.5, 0.5]
     """
     for name, value in (("window", window), ("every", every)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        require_whole(value, name)
     return Lawa(window, every)
 
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lookaround.averaging.states import require_whole
+
 Rate = float | Sequence[float]
 
 
@@ -80,8 +82,8 @@ class CyclicalLR(_BetweenLR):
         last_epoch: The steps made before, -1 for none.
 
     Raises:
-        ValueError: ``cycle`` is below 1, ``fold`` below ``cycle``, a rate is negative, or there are not as many rates as
-            groups.
+        ValueError: ``cycle`` is below 1, ``fold`` below ``cycle``, one of them no whole number, a rate is negative, or there are not
+            as many rates as groups.
 
     >>> from lookaround.averaging import CyclicalLR
     >>> import torch
@@ -100,10 +102,11 @@ class CyclicalLR(_BetweenLR):
     def __init__(
         self, optimizer: Optimizer, high: Rate, low: Rate, *, cycle: int, fold: int | None = None, last_epoch: int = -1
     ) -> None:
-        if cycle < 1:
-            raise ValueError(f"cycle must be at least 1 step, got {cycle}")
-        if fold is not None and fold < cycle:
-            raise ValueError(f"fold must be at least a cycle of {cycle} steps, got {fold}")
+        require_whole(cycle, "cycle")
+        if fold is not None:
+            require_whole(fold, "fold")
+            if fold < cycle:
+                raise ValueError(f"fold must be at least a cycle of {cycle} steps, got {fold}")
         self.cycle, self.fold = cycle, fold
         super().__init__(optimizer, high, low, last_epoch)
 
@@ -125,7 +128,7 @@ class PretrainingLR(_BetweenLR):
         last_epoch: The steps made before, -1 for none.
 
     Raises:
-        ValueError: ``total`` is below 1, the shares are not in order within [0, 1], a rate is negative, or there are
+        ValueError: ``total`` is below 1 or no whole number, the shares are not in order within [0, 1], a rate is negative, or there are
             not as many rates as groups.
 
     >>> from lookaround.averaging import PretrainingLR
@@ -154,8 +157,7 @@ class PretrainingLR(_BetweenLR):
         decrease_to: float = 0.9,
         last_epoch: int = -1,
     ) -> None:
-        if total < 1:
-            raise ValueError(f"total must be at least 1 step, got {total}")
+        require_whole(total, "total")
         if not 0 <= decrease_from <= decrease_to <= 1:
             raise ValueError(
                 f"decrease_from and decrease_to must be in order in [0, 1], got {decrease_from}, {decrease_to}"

@@ -1,4 +1,4 @@
-"""Checks that all states here go through before they are loaded: nothing is missing, nothing is of other settings."""
+"""Checks that all states here go through before they are loaded: nothing is missing, nothing is of other settings; and of counts given."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -41,6 +41,18 @@ def require_count(value: object, name: str) -> int:
     if isinstance(number, bool) or not isinstance(number, int) or number < 0:
         raise ValueError(f"the state is damaged: its {name} must be a whole number of at least 0, and is {number!r}")
     return number
+
+
+def require_whole(value: object, name: str, advice: str = "") -> None:
+    """Raise ValueError unless a setting is a whole number of at least 1; ``advice`` ends the message.
+
+    >>> from lookaround.averaging.states import require_whole
+    >>> require_whole(2.5, "keep")
+    Traceback (most recent call last):
+    ValueError: keep must be a whole number of at least 1, got 2.5
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}{advice}")
 
 
 def require_number(value: object, name: str) -> None:

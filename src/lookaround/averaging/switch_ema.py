@@ -8,7 +8,7 @@ from torch import nn
 from lookaround.averaging.model_average import Point
 from lookaround.averaging.rules import Rule, exponential
 from lookaround.averaging.running import RunningAverage
-from lookaround.averaging.states import require_count, require_keys, require_settings
+from lookaround.averaging.states import require_count, require_keys, require_settings, require_whole
 from lookaround.buffers import Policy
 
 
@@ -67,8 +67,7 @@ class SwitchEMA:
         average_frozen: bool = False,
         offload: bool = False,
     ) -> None:
-        if not isinstance(every, int) or every < 1:
-            raise ValueError(f"every must be a whole number of steps of at least 1, got {every!r}")
+        require_whole(every, "every")
         self.every = every
         self._restart = restart
         self._average = RunningAverage(

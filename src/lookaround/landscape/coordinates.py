@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 
@@ -25,8 +26,8 @@ def grid_around(
 
     Source: ours; the box around the networks is as in Garipov et al. 2018's figures.
     """
-    if points < 2:
-        raise ValueError(f"a grid has at least 2 points along each axis, got {points}")
+    if not isinstance(points, int) or points < 2:
+        raise ValueError(f"a grid has a whole number of at least 2 points along each axis, got {points}")
     ranges = [(min(values), max(values)) for values in list(zip(*places, strict=False))[:2]]
     room = margin * max(high - low for low, high in ranges)
     if any(high - low + 2 * room <= 0 for low, high in ranges):
@@ -39,7 +40,7 @@ def line_positions(points: int = 21, beyond: float = 0.5) -> list[float]:
     """Positions on a line: ``points`` from 0 to 1, both exactly among them, and as densely ``beyond`` them on either side.
 
     Raises:
-        ValueError: fewer than 2 points, or a negative ``beyond``.
+        ValueError: fewer than 2 points or no whole number of them, or a ``beyond`` that is negative or not finite.
 
     Example:
         >>> from lookaround.landscape import line_positions
@@ -48,7 +49,10 @@ def line_positions(points: int = 21, beyond: float = 0.5) -> list[float]:
 
     Source: Goodfellow et al. 2015, whose interpolation also goes beyond both ends.
     """
-    if points < 2 or beyond < 0:
-        raise ValueError(f"a line has at least 2 points and goes beyond them by at least 0, got {points} and {beyond}")
+    if not isinstance(points, int) or points < 2 or not 0 <= beyond < math.inf:
+        raise ValueError(
+            f"a line has a whole number of at least 2 points and goes beyond them by a finite number of at least 0, got {points} and "
+            f"{beyond}"
+        )
     extra = round(beyond * (points - 1))
     return [i / (points - 1) for i in range(-extra, points + extra)]
