@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterator
 from datetime import timedelta
 from functools import cache
+from itertools import product
 
 import torch
 import torch.distributed as dist
@@ -17,23 +18,28 @@ from torch.optim import SGD, Adam, AdamW
 from lookaround import Lookaround
 from lookaround.distributed import BranchBatches, keyed_generator
 
-ROUNDS, K, SAMPLES, BATCH = 20, 2, 32, 8
+K, SAMPLES, BATCH = 2, 32, 8
+# Rounds of every training: by default, and under the marker.
+FEW, MANY = 6, 20
 INNERS = {
     "momentum": lambda p: SGD(p, lr=0.05, momentum=0.9, nesterov=True),
     "adamw": lambda p: AdamW(p, lr=0.01, weight_decay=0.1),
 }
-# (k, settings) of averages that are under way while the next round has begun.
-OVERLAPS = (
-    (2, {"overlap": 1}),
-    (3, {"overlap": 2, "outer": lambda p: SGD(p, lr=0.7, momentum=0.9, nesterov=True), "inner_state": "reset"}),
-    (lambda t: [4, 1, 3][t % 3], {"overlap": 3, "alpha": 0.5}),
-)
 OUTERS = {
     "alpha": {"alpha": 0.5},
     "snoo": {"outer": lambda p: SGD(p, lr=0.7, momentum=0.9, nesterov=True)},
     "adam": {"outer": lambda p: Adam(p, lr=0.01)},
     "interpolate": {"alpha": 0.8, "inner_state": "interpolate"},
     "reset": {"inner_state": "reset"},
+}
+# k where averages are under way while the next round has begun.
+OVERLAPS = {"late": 2, "late snoo": 3, "late alpha": lambda t: [4, 1, 3][t % 3]}
+SETTINGS = {
+    **OUTERS,
+    "plain": {},
+    "late": {"overlap": 1},
+    "late snoo": {"overlap": 2, "inner_state": "reset"} | OUTERS["snoo"],
+    "late alpha": {"overlap": 3, "alpha": 0.5},
 }
 
 
@@ -73,7 +79,7 @@ def minibatch(branch: int, step: int, dtype, part: int = 0, parts: int = 1) -> t
     return (inputs[chosen] + 0.1 * noise[part * share : (part + 1) * share]).to(dtype), labels[chosen]
 
 
-def train(model, optimizer, forward=None, *, part: int = 0, parts: int = 1, rounds: int = ROUNDS) -> Iterator[int]:
+def train(model, optimizer, rounds: int, forward=None, *, part: int = 0, parts: int = 1) -> Iterator[int]:
     """The loop of the README, the same on any number of processes; yields after every pass."""
     dtype = next(model.parameters()).dtype
     for step in range(rounds * K):
@@ -95,7 +101,7 @@ def values(model, counted: bool) -> list[torch.Tensor]:
     return [whole(t).detach().clone() for t in (*model.parameters(), *averaged)]
 
 
-def check_rows(size: int) -> None:
+def check_rows(size: int, rounds: int) -> None:
     """A row of one process each: bit for bit where no row but the first has several branches."""
     mesh = init_device_mesh("cpu", (size,), mesh_dim_names=("branch",))
     for branches in range(size, 5):
@@ -104,21 +110,27 @@ def check_rows(size: int) -> None:
             dtype = torch.float32 if fixed else torch.float64
             model = network(dtype=dtype)
             optimizer = Lookaround(INNERS[inner](model.parameters()), branches, K, model=model, mesh=mesh)
-            got = [*averages(model, optimizer, train(model, optimizer))]
-            want = [*reference(*(branches, inner, dtype))]
-            assert len(got) == len(want) == ROUNDS * K
+            got = [*averages(model, optimizer, train(model, optimizer, rounds))]
+            want = reference(branches, inner, dtype, rounds)
+            assert len(got) == len(want) == rounds * K
             compare(got, want, exact=fixed)
 
 
-def reference(branches: int, inner: str, dtype, *, buffers: bool = True, **settings) -> list[list[torch.Tensor]]:
+def reference(*training, **settings) -> list[list[torch.Tensor]]:
     """What one process with all branches gets: the first one trains, the others are told."""
-    told = [None]
-    if dist.get_rank() == 0:
-        model = network(buffers, dtype)
-        optimizer = Lookaround(INNERS[inner](model.parameters()), branches, K, model=model, **settings)
-        told = [[*averages(model, optimizer, train(model, optimizer))]]
+    told = [alone(*training, **settings) if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(told)
     return told[0]
+
+
+@cache
+def alone(
+    branches: int, inner: str, dtype, rounds: int, k=K, buffers: bool = True, counted: bool = True, name: str = "plain"
+):
+    """One process's training, for all numbers of processes that are held against it."""
+    model = network(buffers, dtype)
+    optimizer = Lookaround(INNERS[inner](model.parameters()), branches, k, model=model, **SETTINGS[name])
+    return [*averages(model, optimizer, train(model, optimizer, rounds), counted)]
 
 
 def averages(model, optimizer, loop: Iterator[int], counted: bool = True) -> Iterator[list[torch.Tensor]]:
@@ -137,7 +149,7 @@ def compare(got, want, *, exact: bool) -> None:
             torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
-def check_ddp_inside_a_branch(size: int) -> None:
+def check_ddp_inside_a_branch(size: int, rounds: int) -> None:
     for rows in [r for r in (1, 2) if size % r == 0 and size // r > 1 and BATCH % (size // r) == 0]:
         mesh = init_device_mesh("cpu", (rows, size // rows), mesh_dim_names=("branch", "dp"))
         for inner in INNERS:
@@ -145,59 +157,57 @@ def check_ddp_inside_a_branch(size: int) -> None:
             model = network(buffers=False, dtype=torch.float64)
             ddp = DistributedDataParallel(model, process_group=mesh.get_group("dp"))
             optimizer = Lookaround(INNERS[inner](model.parameters()), branches, K, model=model, mesh=mesh)
-            loop = train(model, optimizer, ddp, part=mesh.get_local_rank("dp"), parts=mesh.size(1))
+            loop = train(model, optimizer, rounds, ddp, part=mesh.get_local_rank("dp"), parts=mesh.size(1))
             got = [*averages(model, optimizer, loop)]
-            compare(got, reference(branches, inner, torch.float64, buffers=False), exact=False)
+            compare(got, reference(branches, inner, torch.float64, rounds, buffers=False), exact=False)
 
 
-def check_fsdp_inside_a_branch(size: int) -> None:
+def check_fsdp_inside_a_branch(size: int, rounds: int) -> None:
     for rows in [r for r in (1, 2) if size % r == 0 and BATCH % (size // r) == 0 and size // r > 1]:
         mesh = init_device_mesh("cpu", (rows, size // rows), mesh_dim_names=("branch", "dp_shard"))
-        for inner, settings in ((inner, {"overlap": overlap}) for inner in INNERS for overlap in (0, 1)):
+        for inner, name in product(INNERS, ("plain", "late")):
             branches = rows + 1
             model = network(buffers=False, dtype=torch.float64)
             for layer in (model[0], model[3], model):
                 fully_shard(layer, mesh=mesh["dp_shard"])
-            optimizer = Lookaround(INNERS[inner](model.parameters()), branches, K, model=model, mesh=mesh, **settings)
-            loop = train(model, optimizer, part=mesh.get_local_rank("dp_shard"), parts=mesh.size(1))
+            settings = {"model": model, "mesh": mesh, **SETTINGS[name]}
+            optimizer = Lookaround(INNERS[inner](model.parameters()), branches, K, **settings)
+            loop = train(model, optimizer, rounds, part=mesh.get_local_rank("dp_shard"), parts=mesh.size(1))
             got = [*averages(model, optimizer, loop)]
-            compare(got, reference(branches, inner, torch.float64, buffers=False, **settings), exact=False)
+            want = reference(branches, inner, torch.float64, rounds, buffers=False, name=name)
+            compare(got, want, exact=False)
 
 
-def check_every_outer(size: int) -> None:
+def check_every_outer(size: int, rounds: int) -> None:
     mesh = init_device_mesh("cpu", (size,), mesh_dim_names=("branch",))
-    for settings in OUTERS.values():
+    for name, settings in OUTERS.items():
         model = network()
         optimizer = Lookaround(INNERS["momentum"](model.parameters()), size + 1, K, model=model, mesh=mesh, **settings)
-        got = [*averages(model, optimizer, train(model, optimizer))]
-        compare(got, reference(size + 1, "momentum", torch.float32, **settings), exact=True)
+        got = [*averages(model, optimizer, train(model, optimizer, rounds))]
+        compare(got, reference(size + 1, "momentum", torch.float32, rounds, name=name), exact=True)
 
 
-def check_overlap(size: int) -> None:
+def check_overlap(size: int, rounds: int) -> None:
     """Averages under way come to the same bits; meanwhile the processes talk about something else."""
     mesh = init_device_mesh("cpu", (size,), mesh_dim_names=("branch",))
 
     def train_and_talk(model, optimizer):
-        for step in train(model, optimizer):
+        for step in train(model, optimizer, rounds):
             told = torch.tensor(step)
             dist.all_reduce(told)
             assert told == size * step
             yield step
 
-    for k, settings in OVERLAPS:
-        seen = [None]
-        if dist.get_rank() == 0:
-            model = network()
-            optimizer = Lookaround(INNERS["momentum"](model.parameters()), size + 1, k, model=model, **settings)
-            seen = [[*averages(model, optimizer, train(model, optimizer), counted=False)]]
-        dist.broadcast_object_list(seen)
+    for name, k in OVERLAPS.items():
         model = network()
-        optimizer = Lookaround(INNERS["momentum"](model.parameters()), size + 1, k, model=model, mesh=mesh, **settings)
+        inner = INNERS["momentum"](model.parameters())
+        optimizer = Lookaround(inner, size + 1, k, model=model, mesh=mesh, **SETTINGS[name])
         got = [*averages(model, optimizer, train_and_talk(model, optimizer), counted=False)]
-        compare(got, seen[0], exact=True)
+        want = reference(size + 1, "momentum", torch.float32, rounds, k, counted=False, name=name)
+        compare(got, want, exact=True)
 
 
-def check_a_branch_that_diverges(size: int) -> None:
+def check_a_branch_that_diverges(size: int, rounds: int) -> None:
     """It is left out everywhere, and goes on from the average with a healthy one's inner state, from another row if need be."""
     mesh = init_device_mesh("cpu", (size,), mesh_dim_names=("branch",))
     for diverging, overlap in ((0, 0), (size, 0), (size, 1)) if size > 1 else ():
@@ -240,7 +250,7 @@ def main(rank: int, most: int, store, *all_of_them: str) -> None:
             own = dist.PrefixStore(str(size), store)
             dist.init_process_group("gloo", store=own, rank=rank, world_size=size, timeout=timedelta(minutes=10))
             for check in (check for check, sizes in checks.items() if size in sizes):
-                check(size)
+                check(size, MANY if all_of_them else FEW)
                 print(f"{check.__name__} among {size}\n", end="", flush=True)
             dist.barrier()
             dist.destroy_process_group()

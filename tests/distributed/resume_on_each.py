@@ -43,23 +43,24 @@ def end(model, optimizer) -> list[torch.Tensor]:
     return [whole(t).detach().clone() for t in (*model.parameters(), *model.buffers())]
 
 
-def cases() -> Iterator[tuple[str, dict]]:
-    yield from (("momentum", settings) for settings in SETTINGS.values())
+def cases(every: str) -> Iterator[tuple[str, dict]]:
+    """By default what keeps most in each way; all of them under the marker."""
+    yield from (("momentum", SETTINGS[name]) for name in (SETTINGS if every else ("interpolate", "overlap, snoo")))
     yield from ((inner, {}) for inner in ("adamw", "lookahead"))
 
 
-def saves(rank: int, size: int, folder: str) -> None:
+def saves(rank: int, size: int, folder: str, every: str = "") -> None:
     mesh = init_device_mesh("cpu", (size,), mesh_dim_names=("branch",))
-    for number, (inner, settings) in enumerate(cases()):
+    for number, (inner, settings) in enumerate(cases(every)):
         model, optimizer = build(inner, mesh=mesh, **settings)
         steps(model, optimizer, 0, STOP)
         save_run(Checkpoints(f"{folder}/{number}"), STOP, model, optimizer)
 
 
-def goes_on(rank: int, size: int, folder: str) -> None:
+def goes_on(rank: int, size: int, folder: str, every: str = "") -> None:
     """From the middle of a round, saved by any number of processes, to where one process gets without a stop."""
     mesh = init_device_mesh("cpu", (size,), mesh_dim_names=("branch",))
-    for number, (inner, settings) in enumerate(cases()):
+    for number, (inner, settings) in enumerate(cases(every)):
         model, optimizer = build(inner, mesh=mesh, **settings)
         assert load_run(Checkpoints(f"{folder}/{number}"), model, optimizer) == STOP
         steps(model, optimizer, STOP, END)
@@ -127,14 +128,14 @@ def refuses(rank: int, size: int, folder: str) -> None:
         )
 
 
-def main(rank: int, most: int, store, folder: str) -> None:
+def main(rank: int, most: int, store, folder: str, *every: str) -> None:
     among = (
         (1, refuses, "refused"),
-        (3, saves, "three"),
-        (1, goes_on, "three"),
-        (4, goes_on, "three"),
-        (1, saves, "one"),
-        (2, goes_on, "one"),
+        (3, saves, "three", *every),
+        (1, goes_on, "three", *every),
+        (4, goes_on, "three", *every),
+        (1, saves, "one", *every),
+        (2, goes_on, "one", *every),
         (2, same_placement_bit_for_bit, "same"),
         (4, saves_sharded, "sharded"),
         (2, goes_on_sharded, "sharded", 2),
