@@ -12,6 +12,7 @@ from lookaround.optim.checks import Alpha, Period, check_count, evaluate_alpha, 
 from lookaround.optim.common import Common
 from lookaround.optim.own import Own
 from lookaround.optim.replay import Replay
+from lookaround.optim.replicated import Replicas, Replicated
 from lookaround.optim.rounds import Rounds
 from lookaround.optim.run import COUNTERS, IN_BLOCK
 from lookaround.optim.watch import Group
@@ -35,12 +36,24 @@ def fresh(branch: int) -> Group:
 
 
 def rounds(
-    name: str, branches: Branches, common: Common, adaptive: Adaptive | None, k: Period, alpha: Alpha, *, plain: bool
+    name: str,
+    branches: Branches,
+    common: Common,
+    adaptive: Adaptive | None,
+    k: Period,
+    alpha: Alpha,
+    *,
+    plain: bool,
+    replicas: Replicas | None = None,
 ) -> Rounds:
-    """The rounds of a wrapper of that name before the first step; ``plain`` where the inner optimizer is no wrapper."""
+    """The rounds of a wrapper of that name before the first step; ``plain`` where the inner optimizer is no wrapper.
+
+    With ``replicas`` the branches are on replica groups that come and go.
+    """
     own, replay = Own(name, branches, common, plain), Replay(f"{name}_replay", partial(_is_common, name))
     place = Place(branch=branches.local.start)
-    return Rounds(name, branches, common, own, replay, adaptive, _schedules(k, alpha), place)
+    parts = name, branches, common, own, replay, adaptive, _schedules(k, alpha), place
+    return Rounds(*parts) if replicas is None else Replicated(*parts, replicas=replicas)
 
 
 def _schedules(k: Period, alpha: Alpha) -> dict[str, Callable[[int], Any]]:

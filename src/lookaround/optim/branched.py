@@ -24,6 +24,7 @@ from lookaround.optim.checks import (
 )
 from lookaround.optim.common import Common
 from lookaround.optim.outer import MakeOuter, Outer
+from lookaround.optim.replicated import Replicas
 from lookaround.optim.scheduled import Scheduled
 from lookaround.optim.wrapper import Closure, Group, chain
 
@@ -48,9 +49,10 @@ class Branched(Scheduled):
         outer: MakeOuter | None = None,
         rows: Rows | None = None,
         adaptive: Adaptive | None = None,
+        replicas: Replicas | None = None,
     ) -> None:
         self._check_inner(inner)
-        inside, rows = chain(inner), rows or Alone(check_count("branches", branches))
+        inside, rows = chain(inner), replicas or rows or Alone(check_count("branches", branches))
         settings = begin.settings(rows, k, alpha, start)
         check_nesting(inside)
         check_model(model, inner)
@@ -60,7 +62,8 @@ class Branched(Scheduled):
         settings |= {f"outer.{key}": value for key, value in moves.settings().items()} if moves else {}
         super().__init__(inner, settings)
         common = Common(here, rows, mode, moves, self._careful)
-        self._run = begin.rounds(self.name, here, common, adaptive, k, alpha, plain=len(inside) == 1)
+        plain = len(inside) == 1
+        self._run = begin.rounds(self.name, here, common, adaptive, k, alpha, plain=plain, replicas=replicas)
         hold(self, inside)
 
     def _step(self, closure: Closure | None = None, **options: Any) -> Any:

@@ -9,11 +9,14 @@ from torch.optim import Optimizer
 from lookaround.optim import momentum
 from lookaround.optim.average import Rows
 from lookaround.optim.checks import Alpha, Period, check_count
+from lookaround.optim.healing import offer
 from lookaround.optim.outer import MakeOuter
+from lookaround.optim.replicated import Replicas
 from lookaround.optim.spread import Spread
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
+    from torchft import Manager
 
 
 class Lookaround(Spread):
@@ -47,7 +50,13 @@ class Lookaround(Spread):
         start: passes over the branches before the first round, during which they share one set of weights that takes d steps a pass
             and so consumes every augmentation. With a large k this is DART, which branches off half-way through training.
         outer: an outer optimizer in the place of α (see `Lookahead`): d branches with Nesterov momentum are DiLoCo.
-        rows: where the branches are, if not all in this process (`lookaround.distributed`).
+        mesh: a ``DeviceMesh`` with a dimension "branch", if the branches are not all in this process (`lookaround.distributed`).
+        wire: how weights travel between the processes of a mesh.
+        time_limit: how long an average waits for other processes.
+        replicas: a torchft ``Manager`` (`lookaround.distributed.join_replicas`): a replica group holds one branch, may die and come back.
+            The others go on: their mean is divided by who is there, and the branches of who is not come to them in turn. Every step
+            stands in a loop over `around` then, and `averaged` comes where a round has just ended. For as long as an average lasts what
+            it writes to is there twice.
 
     The memory is d times weights and inner state (and φ where α < 1), plus the activations of one branch. A branch whose weights are
     not finite at an average is left out of it with a RuntimeWarning, and restarts from the average with another branch's inner
@@ -91,11 +100,16 @@ class Lookaround(Spread):
         mesh: "DeviceMesh | None" = None,
         wire: Literal["exact", "bfloat16", "int8"] = "exact",
         time_limit: timedelta = timedelta(minutes=10),
+        replicas: "Manager | None" = None,
     ) -> None:
         if outer is not None and alpha != 1:
             raise ValueError(f"either outer or alpha={alpha!r} moves the slow weights: leave one of them out")
-        rows = _rows(mesh, check_count("branches", branches), wire, time_limit, start)
-        super().__init__(inner, branches, k, alpha, inner_state, model, offload, start, outer, rows)
+        d = check_count("branches", branches)
+        groups = _replicas(replicas, mesh, d, wire, time_limit, start)
+        rows = _rows(mesh, d, wire, time_limit, start) if groups is None else None
+        super().__init__(inner, d, k, alpha, inner_state, model, offload, start, outer, rows, replicas=groups)
+        if groups is not None:
+            offer(self, groups)
 
 
 def _rows(mesh: "DeviceMesh | None", branches: int, wire: Any, time_limit: timedelta, start: int) -> Rows | None:
@@ -114,3 +128,15 @@ def _rows(mesh: "DeviceMesh | None", branches: int, wire: Any, time_limit: timed
     from lookaround.distributed import Rows
 
     return Rows(mesh, branches, wire=wire, time_limit=time_limit)
+
+
+def _replicas(manager: Any, mesh: Any, branches: int, wire: Any, time_limit: timedelta, start: int) -> Replicas | None:
+    """The replica groups of a manager; nothing of them is loaded without one."""
+    if manager is None:
+        return None
+    refused = {"mesh": mesh is not None, f"wire={wire!r}": wire != "exact", f"start={start}": start > 0}
+    for setting in [setting for setting, given in refused.items() if given]:
+        raise ValueError(f"{setting} and replicas do not go together: leave one of them out")
+    from lookaround.distributed import Replicas
+
+    return Replicas(manager, branches, time_limit=time_limit)
