@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-LONG = 20.0
+LONG = 120.0
 
 
 class KilledError(Exception):
@@ -105,8 +105,9 @@ class Group:
                 quorum.lighthouse.changed.notify_all()
             if call == at:
                 raise RuntimeError("the link broke")
-            there = lambda: all((r, call) in quorum.sent for r in ranks)  # noqa: E731
-            if not quorum.lighthouse.changed.wait_for(lambda: there() or quorum.gone, LONG) or not there():
+            missing = lambda: [quorum.names[r] for r in ranks if (r, call) not in quorum.sent]  # noqa: E731
+            over = quorum.lighthouse.changed.wait_for(lambda: not missing() or quorum.gone & {*missing()}, LONG)
+            if not over or missing():
                 raise RuntimeError("a peer closed the connection")
             return [quorum.sent[r, call] for r in ranks]
 

@@ -1,43 +1,20 @@
 """Branches on replica groups that come and go, without torchft: threads with a manager of its interface, and nested loops written out."""
 
+import sys
 import threading
 import warnings
-from copy import deepcopy
 from datetime import timedelta
+from types import ModuleType
 
 import pytest
 import torch
-from replica_groups import Fake, KilledError, Lighthouse, run
-from torch import nn
+from replica_groups import LONG, Fake, KilledError, Lighthouse, run
+from replica_reference import D, K, by_hand, network, place, same, sgd, turn
 
 from lookaround import Lookaround
-from lookaround.distributed import keyed_generator
+from lookaround.distributed import LostReplicasError, join_replicas
 
-K, D, LR, MOMENTUM = 3, 3, 0.05, 0.9
 LIMIT = timedelta(seconds=30)
-
-
-SEEDING = threading.Lock()  # threads share torch's generator
-
-
-def network(seed=0):
-    with SEEDING:
-        torch.manual_seed(seed)
-        return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 2))
-
-
-def batch(branch, step):
-    return torch.randn(6, 4, generator=keyed_generator(0, branch, step))
-
-
-def turn(model, optimizer, branch, step):
-    optimizer.zero_grad()
-    (model(batch(branch, step)) - 1).square().mean().backward()
-    optimizer.step()
-
-
-def sgd(params):
-    return torch.optim.SGD(params, lr=LR, momentum=MOMENTUM)
 
 
 SETTINGS = {
@@ -79,18 +56,6 @@ def train(manager, rounds, seed=0, seen=None, hook=lambda step, branch: None, **
     return states
 
 
-def place(optimizer):
-    """Rounds ended, and steps made in this one."""
-    group = optimizer.state_dict()["param_groups"][0]
-    return group["lookaround_round"], group["lookaround_step"]
-
-
-def same(one, other):
-    assert one.keys() == other.keys()
-    for key in one:
-        assert torch.equal(one[key], other[key]), key
-
-
 def together(lighthouse, trainings):
     """Run them; the warnings, in any order, and what they return."""
     with warnings.catch_warnings(record=True) as caught:
@@ -122,48 +87,6 @@ def test_without_faults_they_are_one_process_with_all_branches_bit_for_bit(size,
             same(end[number]["model"], alone[number]["model"])
 
 
-# -- nested loops written out: who takes part in which round, and with which branch's data -----------------------------------
-
-
-class Alone:
-    """One replica group's own loop: its network and its inner optimizer, which averages replace and leave alone."""
-
-    def __init__(self):
-        self.model = network()
-        self.inner = sgd(self.model.parameters())
-
-    def round(self, branch, number):
-        for step in range(number * K, number * K + K):
-            turn(self.model, self.inner, branch, step)
-
-
-def mean_over(members, into=None):
-    """m ← m + (θ_j - m) / j, in the order of the members, in all of them and those who take it over; counters are the last one's."""
-    states = [member.model.state_dict() for member in members]
-    mean = {key: value.clone() for key, value in states[0].items()}
-    for key, value in mean.items():
-        for j, of in enumerate(states[1:], start=2):
-            if value.is_floating_point():
-                value.lerp_(of[key], 1 / j)
-            else:
-                value.copy_(of[key])
-    for member in [*members, *(into or [])]:
-        member.model.load_state_dict(mean)
-    return mean
-
-
-def by_hand(rounds):
-    """``rounds``: for each, {replica group: branch} of those who take part, and {who takes it over: from whom}."""
-    groups = {}
-    for number, (holders, healed) in enumerate(rounds):
-        for name, branch in holders.items():
-            groups.setdefault(name, Alone()).round(branch, number)
-        for name, source in healed.items():
-            groups[name] = Alone()
-            groups[name].inner.load_state_dict(deepcopy(groups[source].inner.state_dict()))
-        yield mean_over([groups[name] for name in sorted(holders)], [groups[name] for name in healed])
-
-
 def dies(at_step):
     def hook(step, branch):
         if step == at_step:
@@ -177,7 +100,7 @@ def lives(lighthouse, name, *lives):
     for hook, event, seed, seen in lives:
         if event is not None:
             lighthouse.leave(name)
-            assert event.wait(20)
+            assert event.wait(LONG)
         try:
             return train(Fake(lighthouse, name), ROUNDS, seed=seed, seen=seen, hook=hook)
         except KilledError:
@@ -220,7 +143,7 @@ def test_one_that_returns_takes_a_peers_state_and_has_its_weights_bit_for_bit_fr
         if step == 3 * K:
             back.set()
             with lighthouse.changed:
-                assert lighthouse.changed.wait_for(lambda: "b" in lighthouse.alive, 20)
+                assert lighthouse.changed.wait_for(lambda: "b" in lighthouse.alive, LONG)
 
     said, ends = together(
         lighthouse,
@@ -241,3 +164,231 @@ def test_one_that_returns_takes_a_peers_state_and_has_its_weights_bit_for_bit_fr
         for name in "abc":
             if number in ends[name]:
                 same(ends[name][number]["model"], mean)
+
+
+# -- averages that fail ------------------------------------------------------------------------------------------------------
+
+# Collectives of a quorum, from 0: what each says; weights to be averaged, their means; statistics, their means; momentum where it
+# is interpolated; counters. So by the fifth the weights here are the average already.
+WRITTEN = 4
+
+
+def three(lighthouse, rounds=4, **settings):
+    return {
+        name: lambda own, i=i: train(Fake(lighthouse, own), rounds, seed=i, **settings) for i, name in enumerate("abc")
+    }
+
+
+@pytest.mark.parametrize("call", [1, WRITTEN])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_an_average_that_breaks_is_put_back_and_taken_again_as_if_nothing_had_been(name, call):
+    undisturbed, breaking = Lighthouse(3), Lighthouse(3, {(2, 1): (call, False), (4, 0): (call, False)})
+    _, expected = together(undisturbed, three(undisturbed, **SETTINGS[name]))
+    said, ends = together(breaking, three(breaking, **SETTINGS[name]))
+    assert len(breaking.quorums) == len(undisturbed.quorums) + 2
+    assert {line.partition(" was not committed")[0] for line in said} == {f"the average of round {i}" for i in (1, 2)}
+    assert all("it is taken again (try 2)" in line for line in said)
+    for replica in "abc":
+        assert ends[replica].keys() == expected[replica].keys()
+        for number, found in ends[replica].items():
+            same(found["model"], expected[replica][number]["model"])
+            same(found["optimizer"], expected[replica][number]["optimizer"])
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_an_average_that_breaks_for_one_alone_is_made_good_by_the_others_at_their_next(name):
+    last = {"plain": 5, "alpha": 5, "outer": 5, "interpolate": 7, "reset": 5}[name]
+    lighthouse = Lighthouse(3, {(2, 1): (last, True)})
+    said, ends = together(lighthouse, three(lighthouse, **SETTINGS[name]))
+    assert len(said) == 2
+    assert "branch 1 did not come to the average of round 2: the mean is over 0, 2" in said[0]
+    assert "the average of round 1 was not committed: the link broke" in said[1]
+    assert sorted(ends["b"]) == [1, 3, 4]
+    for number, found in ends["b"].items():
+        same(found["model"], ends["a"][number]["model"])
+        same(found["model"], ends["c"][number]["model"])
+
+
+def test_one_that_breaks_while_it_heals_is_no_part_of_a_mean_until_an_average_is_committed():
+    lighthouse = Lighthouse(2, {(3, 1): (2, False)})
+    back = threading.Event()
+
+    def waits_for_c(step, branch):
+        if step == 2 * K:
+            back.set()
+            with lighthouse.changed:
+                assert lighthouse.changed.wait_for(lambda: "c" in lighthouse.alive, LONG)
+
+    def late(own):
+        assert back.wait(LONG)
+        return train(Fake(lighthouse, own), ROUNDS, seed=5)
+
+    said, ends = together(
+        lighthouse,
+        {name: lambda own: train(Fake(lighthouse, own), ROUNDS, hook=waits_for_c) for name in "ab"} | {"c": late},
+    )
+    assert any("the average of round 2 was not committed" in line for line in said)
+    rounds = [({"a": 0, "b": 1}, {}), ({"a": 2, "b": 0}, {}), ({"a": 1, "b": 2}, {"c": "a"})]
+    rounds += [({"a": 0, "b": 1, "c": 2}, {})] * 3
+    for number, mean in enumerate(by_hand(rounds), start=1):
+        for name in "abc":
+            if number in ends[name]:
+                same(ends[name][number]["model"], mean)
+    assert sorted(ends["c"]) == [4, 5, 6]
+
+
+def test_a_branch_that_is_not_finite_is_left_out_and_takes_anothers_inner_state():
+    lighthouse = Lighthouse(3)
+
+    def spoil(model):
+        with torch.no_grad():
+            model[0].weight.fill_(float("nan"))
+
+    def training(own):
+        model, optimizer = build(Fake(lighthouse, own))
+        for step in range(2 * K):
+            for branch in optimizer.around():
+                turn(model, optimizer, branch, step)
+                if step == K - 1 and branch == 1:
+                    spoil(model)
+        return state(model, optimizer)
+
+    said, ends = together(lighthouse, dict.fromkeys("abc", training))
+    assert said == [
+        "branch 1 of 3 has weights that are infinite or NaN: it is left out of the average of round 0 and restarts from it"
+    ]
+    for end in ends.values():
+        same(end["model"], ends["a"]["model"])
+        assert all(bool(t.isfinite().all()) for t in (*end["model"].values(), *end["optimizer"].values()))
+
+
+# -- errors and refusals -----------------------------------------------------------------------------------------------------
+
+
+def one(lighthouse, least=1, limit=LIMIT, branches=D, name="a"):
+    model = network()
+    manager = Fake(lighthouse, name, least)
+    return model, Lookaround(sgd(model.parameters()), branches, K, model=model, replicas=manager, time_limit=limit)
+
+
+def test_no_quorum_within_the_limit_is_an_error_that_says_how_many_it_takes():
+    _, optimizer = one(Lighthouse(2), least=2, limit=timedelta(seconds=0.1))
+    with pytest.raises(
+        LostReplicasError, match=r"no quorum for the start within 0.1 s: it takes at least 2 replica groups"
+    ):
+        next(optimizer.around())
+
+
+def test_too_few_for_a_commit_are_an_error_within_the_limit():
+    lighthouse = Lighthouse(1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        ends = run(lighthouse, {"a": lambda own: next(one(lighthouse, 2, timedelta(seconds=0.1))[1].around())})
+    assert isinstance(ends["a"], LostReplicasError)
+    assert "times in 0.1 s the start was not committed: 1 replica groups came, it takes at least 2" in str(ends["a"])
+    assert "it is taken again (try 2)" in str(caught[1].message)
+
+
+def test_more_replica_groups_than_branches_are_refused():
+    lighthouse = Lighthouse(2)
+
+    def training(own):
+        _, optimizer = one(lighthouse, branches=1, name=own)
+        return next(optimizer.around())
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ends = run(lighthouse, dict.fromkeys("ab", training))
+    assert ends["a"] == 0
+    assert isinstance(ends["b"], LostReplicasError)
+    assert "one of 2 replica groups for branches=1" in str(ends["b"])
+
+
+def test_a_step_outside_of_around_is_refused_as_its_gradient_may_be_of_other_weights():
+    _, optimizer = one(Lighthouse(1))
+    with pytest.raises(ValueError, match=r"outside of a loop over around\(\)"):
+        optimizer.step()
+
+
+def test_an_average_to_look_at_in_the_middle_of_a_round_is_refused():
+    model, optimizer = one(Lighthouse(1), branches=2)
+    around = optimizer.around()
+    with pytest.warns(RuntimeWarning, match="branch 1 did not come to the start"):
+        turn(model, optimizer, next(around), 0)
+    assert list(around) == []
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"call average\(\) first"), optimizer.averaged():
+        pass
+    same(model.state_dict(), before)
+    optimizer.average()
+    with optimizer.averaged():
+        pass
+
+
+def test_restart_is_a_meeting_too():
+    lighthouse = Lighthouse(2)
+
+    def training(own):
+        model, optimizer = build(Fake(lighthouse, own), branches=2)
+        for step in range(K + 1):
+            for branch in optimizer.around():
+                turn(model, optimizer, branch, step)
+        with torch.no_grad():
+            for param in model.parameters():
+                param.fill_(0.5)
+        optimizer.restart()
+        assert place(optimizer) == (2, 0)
+        for step in range(K):
+            for branch in optimizer.around():
+                turn(model, optimizer, branch, step)
+        return state(model, optimizer)["model"]
+
+    said, ends = together(lighthouse, dict.fromkeys("ab", training))
+    assert said == []
+    same(ends["a"], ends["b"])
+
+
+def test_rounds_that_do_different_things_are_refused():
+    lighthouse = Lighthouse(2)
+
+    def training(own):
+        model, optimizer = build(Fake(lighthouse, own), branches=2)
+        for branch in optimizer.around():
+            turn(model, optimizer, branch, 0)
+        (optimizer.average if own == "a" else optimizer.restart)()
+
+    ends = run(lighthouse, dict.fromkeys("ab", training))
+    assert "the replica groups differ in the kind of meeting ([1, 2] in their order)" in str(ends["a"])
+
+
+def test_what_does_not_go_together_is_refused():
+    params = [torch.nn.Parameter(torch.zeros(1))]
+    manager = Fake(Lighthouse(1), "a")
+    for settings, name in (({"start": 2}, "start=2"), ({"wire": "int8"}, "wire='int8'"), ({"mesh": object()}, "mesh")):
+        with pytest.raises(ValueError, match=f"{name} and replicas do not go together"):
+            Lookaround(torch.optim.SGD(params, lr=0.1), replicas=manager, **settings)
+    with pytest.raises(TypeError, match="replicas has to be a torchft Manager, got 3"):
+        Lookaround(torch.optim.SGD(params, lr=0.1), replicas=3)
+    with pytest.raises(ValueError, match="time_limit has to be positive"):
+        Lookaround(torch.optim.SGD(params, lr=0.1), replicas=manager, time_limit=timedelta(0))
+    manager._use_async_quorum = True
+    with pytest.raises(ValueError, match="use_async_quorum=False"):
+        Lookaround(torch.optim.SGD(params, lr=0.1), replicas=manager)
+
+
+def test_without_torchft_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchft", None)
+    with pytest.raises(ImportError, match=r"pip install 'lookaround\[ft\]'"):
+        join_replicas("a")
+
+
+def test_joining_says_what_it_lacks(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchft", ModuleType("torchft"))
+    for name in ("REPLICA_GROUP_ID", "TORCHFT_LIGHTHOUSE"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ValueError, match="a replica group needs a name of its own"):
+        join_replicas()
+    with pytest.raises(ValueError, match="least has to be at least 1, got 0"):
+        join_replicas("a", least=0)
+    with pytest.raises(ValueError, match=r"torchft_lighthouse --min_replicas 2"):
+        join_replicas("a", least=2)
