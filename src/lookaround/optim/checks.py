@@ -27,6 +27,8 @@ class NotFiniteError(ValueError):
 
 def check_count(what: str, value: Any, *, least: int = 1) -> int:
     """An integer of at least ``least``, of Python's or numpy's type."""
+    if type(value) is int and value >= least:  # the common case, asked at every average
+        return value
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{what} has to be an integer, got {value!r}")
     count = int(index(value))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lookaround.optim import momentum
-from lookaround.optim.average import Rows, settle, towards
+from lookaround.optim.average import Alone, Rows, settle, towards
 from lookaround.optim.branches import Branches
 from lookaround.optim.checks import NotFiniteError
 from lookaround.optim.kept import SLOW, waiting
@@ -46,6 +46,14 @@ class Common:
         self._moving, self._taking_part = Moving(branches, rows, outer), TakingPart(branches, rows, careful)
         self.outer = outer
         self.own: dict[str, dict[Tensor, Any]] = {}
+        # One branch that is nothing but weights: nobody to ask, nothing to settle beside them.
+        self._bare = (
+            isinstance(rows, Alone)
+            and rows.branches == 1
+            and not careful
+            and inner_state == "maintain"
+            and branches.model is None
+        )
 
     @property
     def branches(self) -> int:
@@ -67,6 +75,9 @@ class Common:
 
         ``skipped`` has a bit for each that nobody here has made.
         """
+        if self._bare and not self._branches.hold_rounds:
+            self._moving.step_back(alphas)
+            return 0
         with self._rows.meeting(f"the average of round {round_number}"):
             part, missed = self._taking_part.at_average(round_number, skipped, k)
             if missed:

@@ -92,6 +92,7 @@ class Run:
         self._counters = [f"{self.name}_{counter}" for counter in (*COUNTERS, *IN_BLOCK)]
         self._several = len(self.branches.local) > 1
         self._spread = len(self.branches.local) < self.common.branches
+        self._alone = self.common.branches == 1
 
     @property
     def start(self) -> int:
