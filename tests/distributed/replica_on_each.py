@@ -21,6 +21,7 @@ from lookaround.distributed import join_replicas
 
 
 def main(folder: Path, name: str, seed: int, rounds: int = 7, **words: int) -> None:
+    warnings.filterwarnings("ignore", message="The given buffer is not writable", category=UserWarning)  # torchft's own
     warnings.showwarning = lambda message, *_, **__: note(folder, name, "warning", message)
     model = network(seed)
     manager = join_replicas(name, least=words.get("least", 1), timeout=timedelta(seconds=20))

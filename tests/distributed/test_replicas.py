@@ -169,8 +169,9 @@ def test_one_that_returns_takes_a_peers_state_and_has_its_weights_bit_for_bit_fr
 # -- averages that fail ------------------------------------------------------------------------------------------------------
 
 # Collectives of a quorum, from 0: what each says; weights to be averaged, their means; statistics, their means; momentum where it
-# is interpolated; counters. So by the fifth the weights here are the average already.
-WRITTEN = 4
+# is interpolated; counters. So by the fifth the weights are the average already, and one that breaks with its third, the means of
+# weights, has sent them to others who have written them by then.
+BREAKS = {"before weights": (1, False), "half written": (2, True), "all written": (4, False)}
 
 
 def three(lighthouse, rounds=4, **settings):
@@ -179,10 +180,10 @@ def three(lighthouse, rounds=4, **settings):
     }
 
 
-@pytest.mark.parametrize("call", [1, WRITTEN])
+@pytest.mark.parametrize("where", BREAKS)
 @pytest.mark.parametrize("name", SETTINGS)
-def test_an_average_that_breaks_is_put_back_and_taken_again_as_if_nothing_had_been(name, call):
-    undisturbed, breaking = Lighthouse(3), Lighthouse(3, {(2, 1): (call, False), (4, 0): (call, False)})
+def test_an_average_that_breaks_is_put_back_and_taken_again_as_if_nothing_had_been(name, where):
+    undisturbed, breaking = Lighthouse(3), Lighthouse(3, {(2, 1): BREAKS[where], (4, 0): BREAKS[where]})
     _, expected = together(undisturbed, three(undisturbed, **SETTINGS[name]))
     said, ends = together(breaking, three(breaking, **SETTINGS[name]))
     assert len(breaking.quorums) == len(undisturbed.quorums) + 2

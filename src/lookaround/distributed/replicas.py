@@ -174,7 +174,10 @@ class Replicas:
     def _vote(self, what: str) -> None:
         error = self._manager.errored()
         if not self._manager.should_commit():
-            reason = error or f"{self._size} replica groups came, it takes {self._least()}"
+            reason = (
+                getattr(error, "original_exception", error)
+                or f"{self._size} replica groups came, it takes {self._least()}"
+            )
             raise NotCommittedError(f"{what} was not committed: {reason}")
         self.joined, self._failing, self._lineage = True, (0, 0.0), self._next_lineage
 

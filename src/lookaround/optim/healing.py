@@ -1,5 +1,6 @@
 """The state of a branch that a process gives to one that returns, and takes from a peer when it does so itself."""
 
+from copy import deepcopy
 from weakref import ref
 
 from lookaround.optim.branches import Branches
@@ -40,7 +41,9 @@ def _taken(optimizer: Spread, state: State) -> int:
     """Take over a peer's state, in a loop that goes on. Returns the number of the peer's branch."""
     run = optimizer._run
     walk, at, block = run.walk, run.at, run.block
-    optimizer.load_state_dict(state["optimizer"])
+    optimizer.load_state_dict(
+        deepcopy(state["optimizer"])
+    )  # what has been received may be memory that is not to be written
     run.walk, run.at, run.block, run.resumed = walk, at, block, False
     run.batches += state["block"]
     copy_(optimizer.params(), state["weights"])
