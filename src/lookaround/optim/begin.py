@@ -10,6 +10,8 @@ from lookaround.optim.branches import Branches
 from lookaround.optim.cadence import Place
 from lookaround.optim.checks import Alpha, Period, check_count, evaluate_alpha, evaluate_k
 from lookaround.optim.common import Common
+from lookaround.optim.overlap import Overlap
+from lookaround.optim.overlapped import Overlapped
 from lookaround.optim.own import Own
 from lookaround.optim.replay import Replay
 from lookaround.optim.replicated import Replicas, Replicated
@@ -44,6 +46,8 @@ def rounds(
     alpha: Alpha,
     *,
     plain: bool,
+    flight: Overlap | None,
+    overlap: int,
     replicas: Replicas | None = None,
 ) -> Rounds:
     """The rounds of a wrapper of that name before the first step; ``plain`` where the inner optimizer is no wrapper.
@@ -52,8 +56,10 @@ def rounds(
     """
     own, replay = Own(name, branches, common, plain), Replay(f"{name}_replay", partial(_is_common, name))
     place = Place(branch=branches.local.start)
-    parts = name, branches, common, own, replay, adaptive, _schedules(k, alpha), place
-    return Rounds(*parts) if replicas is None else Replicated(*parts, replicas=replicas)
+    parts = (name, branches, common, own, replay, adaptive, _schedules(k, alpha), place)
+    if replicas is not None:
+        return Replicated(*parts, replicas=replicas)
+    return Overlapped(*parts, overlap=overlap, flight=flight) if flight is not None else Rounds(*parts)
 
 
 def _schedules(k: Period, alpha: Alpha) -> dict[str, Callable[[int], Any]]:

@@ -21,10 +21,13 @@ from lookaround.optim.checks import (
     check_count,
     check_model,
     check_nesting,
+    check_overlap,
 )
 from lookaround.optim.common import Common
 from lookaround.optim.outer import MakeOuter, Outer
+from lookaround.optim.overlap import Overlap
 from lookaround.optim.replicated import Replicas
+from lookaround.optim.run import LEFT_OUT, UNDER_WAY
 from lookaround.optim.scheduled import Scheduled
 from lookaround.optim.wrapper import Closure, Group, chain
 
@@ -49,6 +52,7 @@ class Branched(Scheduled):
         outer: MakeOuter | None = None,
         rows: Rows | None = None,
         adaptive: Adaptive | None = None,
+        overlap: int = 0,
         replicas: Replicas | None = None,
     ) -> None:
         self._check_inner(inner)
@@ -57,13 +61,27 @@ class Branched(Scheduled):
         check_nesting(inside)
         check_model(model, inner)
         mode = momentum.check_mode(inner_state, inside[-1])
+        if overlap := check_overlap(overlap, settings["k"], mode, inside):
+            settings |= dict.fromkeys((UNDER_WAY, LEFT_OUT), 0)
         here = Branches(inside, self.name, rows.local, model, offload)
         moves = Outer(outer, here.params()) if outer else None
         settings |= {f"outer.{key}": value for key, value in moves.settings().items()} if moves else {}
         super().__init__(inner, settings)
         common = Common(here, rows, mode, moves, self._careful)
+        flight = Overlap(here, rows, common) if overlap else None
         plain = len(inside) == 1
-        self._run = begin.rounds(self.name, here, common, adaptive, k, alpha, plain=plain, replicas=replicas)
+        self._run = begin.rounds(
+            self.name,
+            here,
+            common,
+            adaptive,
+            k,
+            alpha,
+            plain=plain,
+            flight=flight,
+            overlap=overlap,
+            replicas=replicas,
+        )
         hold(self, inside)
 
     def _step(self, closure: Closure | None = None, **options: Any) -> Any:

@@ -67,8 +67,12 @@ class Moving:
             self._move_by_group(alphas, part, lost, only)
         else:
             self._move_together(weights, alphas[0], part, lost, only)
+        self.move_statistics(1.0 if self._outer else alphas[0], part, only)
+
+    def move_statistics(self, alpha: float, part: list[bool], only: int | None = None) -> None:
+        """Running statistics alone go to their average, as `move` takes them there."""
+        branches = self._branches
         if branches.model is not None and branches.statistics.live:
-            alpha = 1.0 if self._outer else alphas[0]
             self._move_together(branches.statistics, alpha, part, None, only)
 
     def _move_together(

@@ -102,9 +102,12 @@ class Rounds(Run):
         if not self._needs_slow():
             self.common.drop_slow()
         elif SLOW not in branches.weights:
-            branches.follow()
-            branches.keep_slow()
+            self._keep_slow()
         branches.fork()
+
+    def _keep_slow(self) -> None:
+        self.branches.follow()
+        self.branches.keep_slow()
 
     def _needs_slow(self) -> bool:
         """Whether the average that ends a round beginning now asks for φ."""
@@ -140,6 +143,15 @@ class Rounds(Run):
             self.branches.reshard()
             self.end_round()
         self.end_block()
+
+    @property
+    def is_common(self) -> bool:
+        """Whether what is in the model is where all branches begin."""
+        return self.place.at_start(self.branches.local)
+
+    def show(self) -> None:
+        """Put what `end_here` would put into the model there, and nowhere else."""
+        self.common.show(self.alphas(), self.place.round)
 
     def restart(self) -> None:
         """Begin a new round from what is in the model."""

@@ -17,6 +17,8 @@ from lookaround.optim.replay import Replay
 # The place in the nest of loops and in a block of minibatches, as it stands in the groups.
 COUNTERS = ("round", "step", "branch", "taken", "pass", "skipped")
 IN_BLOCK = ("at", "made", "batches")
+# What a state dict says in the groups of an average that is under way.
+UNDER_WAY, LEFT_OUT = "under_way", "left_out"
 
 _START = Place()
 
@@ -60,6 +62,7 @@ class Run:
         leaving: whether the loop over minibatches is left after this turn.
         fresh: whether the next step has to look whether a round begins.
         noted: whether the counters in the groups are these.
+        overlap: passes after a round's end at which its average is taken in; 0 for rounds that end with it.
     """
 
     name: str
@@ -86,6 +89,7 @@ class Run:
     leaving: bool = False
     fresh: bool = True
     noted: bool = True
+    overlap: int = 0
 
     def __post_init__(self) -> None:
         self._k, self._alpha, self._start = (f"{self.name}_{key}" for key in ("k", "alpha", "start"))
@@ -128,6 +132,13 @@ class Run:
     def go_to(self, place: Place) -> None:
         """Be at another place in the nest."""
         self.place, self.noted = place, False
+
+    def wait(self) -> None:
+        """Have everything that is under way come, for a state that holds all of it."""
+
+    def said(self) -> dict[str, Any]:
+        """What a state dict says in the groups besides."""
+        return {}
 
     # -- what may be done when ------------------------------------------------------------------------------------------------
 

@@ -10,15 +10,14 @@ from lookaround.optim.rounds import Rounds
 def show(rounds: Rounds) -> None:
     """Put the training weights and buffers aside, where a checkpoint finds them, and the average in their place."""
     branches = rounds.branches
-    local = branches.local
     kept = SLOW in branches.weights or rounds.common.branches > 1
-    if rounds.is_shown or rounds.place.at_start(local) or rounds.start or not kept:
+    if rounds.is_shown or rounds.is_common or rounds.start or not kept:
         return
     branches.reshard()
     branches.follow()
     branches.set_aside()
     try:
-        rounds.common.show(rounds.alphas(), rounds.place.round)
+        rounds.show()
     except BaseException:
         branches.bring_back()
         raise
