@@ -365,14 +365,10 @@ def test_rounds_that_do_different_things_are_refused():
 def test_what_does_not_go_together_is_refused():
     params = [torch.nn.Parameter(torch.zeros(1))]
     manager = Fake(Lighthouse(1), "a")
-    for settings, name in (
-        ({"start": 2}, "start=2"),
-        ({"wire": "int8"}, "wire='int8'"),
-        ({"mesh": 3}, "mesh=3"),
-        ({"overlap": 1}, "overlap=1"),
-    ):
-        with pytest.raises(ValueError, match=f"{name} and replicas do not go together"):
-            Lookaround(torch.optim.SGD(params, lr=0.1), replicas=manager, **settings)
+    for setting in ({"start": 2}, {"wire": "int8"}, {"mesh": 3}, {"overlap": 1}):
+        ((name, value),) = setting.items()
+        with pytest.raises(ValueError, match=f"{name}={value!r} and replicas do not go together"):
+            Lookaround(torch.optim.SGD(params, lr=0.1), replicas=manager, **setting)
     with pytest.raises(TypeError, match="replicas has to be a torchft Manager, got 3"):
         Lookaround(torch.optim.SGD(params, lr=0.1), replicas=3)
     with pytest.raises(ValueError, match="time_limit has to be positive"):

@@ -172,14 +172,16 @@ class Replicas:
         self._vote(what)
 
     def _vote(self, what: str) -> None:
-        error = self._manager.errored()
         if not self._manager.should_commit():
-            reason = (
-                getattr(error, "original_exception", error)
-                or f"{self._size} replica groups came, it takes {self._least()}"
-            )
-            raise NotCommittedError(f"{what} was not committed: {reason}")
+            raise NotCommittedError(f"{what} was not committed: {self._reason()}")
         self.joined, self._failing, self._lineage = True, (0, 0.0), self._next_lineage
+
+    def _reason(self) -> str:
+        if (error := self._manager.errored()) is not None:
+            return str(getattr(error, "original_exception", error))
+        if self._size < getattr(self._manager, "_min_replica_size", 0):
+            return f"{self._size} replica groups came, it takes {self._least()}"
+        return "another process of this replica group has failed in it"
 
     def again(self, error: NotCommittedError) -> None:
         """After a meeting that was not committed: say so, and wait a little.
