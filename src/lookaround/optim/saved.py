@@ -6,16 +6,16 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from lookaround.holders import hold
+from lookaround.optim.held import Held
 from lookaround.optim.kept import SLOW, TRAINING
 from lookaround.optim.own import check_buffers, inner_parts
-from lookaround.optim.rounds import Rounds
 from lookaround.optim.run import COUNTERS, IN_BLOCK, LEFT_OUT, UNDER_WAY
 from lookaround.optim.schema import count, split
-from lookaround.optim.wrapper import Group, Wrapper, chain
+from lookaround.optim.wrapper import Group, chain
 from lookaround.tensors import copy_
 
 
-class Saved(Wrapper):
+class Saved(Held):
     """State, state dict, copies and pickles of a wrapper with branches."""
 
     _unshown: ClassVar[tuple[str, ...]] = (
@@ -26,7 +26,6 @@ class Saved(Wrapper):
         "inner.",
         "replay.",
     )
-    _run: Rounds
 
     @property
     def state(self) -> Any:
@@ -48,21 +47,6 @@ class Saved(Wrapper):
     @param_groups.setter
     def param_groups(self, groups: list[Group]) -> None:
         self.inner.param_groups = groups
-
-    @property
-    def apart(self) -> bool:
-        """Whether the model may hold something else than the average: a branch, in the middle of a round."""
-        return not self._run.is_shown and not self._run.is_common
-
-    @property
-    def spread(self) -> bool:
-        """Whether all processes have to enter `averaged` for it to show the average."""
-        return not self._run.is_shown and len(self._run.branches.local) < self._get("branches")
-
-    @property
-    def shared(self) -> object:
-        """What copies and proxies of this wrapper have in common with it."""
-        return self._run
 
     def _saved(self) -> Group:
         self._run.wait()
@@ -206,9 +190,10 @@ class Saved(Wrapper):
 
     def __setstate__(self, state: Group) -> None:
         super().__setstate__(state)
-        hold(self, chain(self.inner))
+        hold(self)
         run = self._run
         run.walk, run.shown, run.left, run.at, run.stale = None, 0, run.left, None, None
+        run.barred, run.showing = [], None
         self._restore_training()
 
     def _restore_training(self) -> None:
@@ -227,7 +212,7 @@ class Saved(Wrapper):
 
     def __getstate__(self) -> Group:
         self._run.wait()
-        return {**super().__getstate__(), "_run": replace(self._run, walk=None, stale=None)}
+        return {**super().__getstate__(), "_run": replace(self._run, walk=None, stale=None, showing=None)}
 
 
 def _is_of_each(label: str) -> bool:
