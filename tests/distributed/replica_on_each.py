@@ -90,10 +90,13 @@ def note(folder: Path, name: str, *what) -> None:
 
 # A server imports everything once and forks: a replica group is there at once, and comes back at once.
 forks = multiprocessing.get_context("forkserver")
-forks.set_forkserver_preload(["torch", "torchft", "torch.optim.sgd", "replica_on_each"])
+forks.set_forkserver_preload(["torchft", "replica_on_each"])
 
 
 def start(folder: Path, name: str, address: str, seed: int = 0, **words: int):
+    here, path = str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")
+    if here not in path.split(os.pathsep):  # the server has no other way to find this file
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [here, path]))
     process = forks.Process(target=alone, args=(folder, name, address, seed, words), daemon=True)
     process.start()
     return process
