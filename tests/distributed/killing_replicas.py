@@ -11,6 +11,7 @@ import random
 import statistics
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -46,7 +47,7 @@ def kill_one(folder: Path, running: dict, address: str, randoms: random.Random, 
     at = time.time()
     running[victim].kill()
     running[victim].join()
-    turns = [line for line in lines(folder, victim) if line[2] == "turn"]
+    lost = steps_since_its_last_average(folder, victim)
     on = max(wait_for_averages(folder, others, at).values())
     back = time.time()
     running[victim] = start(folder, victim, address, seed=7, rounds=ENDLESS, slow=SLOW, outer=1)
@@ -58,8 +59,24 @@ def kill_one(folder: Path, running: dict, address: str, randoms: random.Random, 
         for line in lines(folder, name)
         if float(line[0]) > at and line[2] == "warning"
     )
-    lost = (int(turns[-1][3].split()[0]) % K + 1) % K
     return {"go on": on - at, "taken again": again, "steps lost": lost, "back": returned - back}
+
+
+def steps_since_its_last_average(folder: Path, name: str) -> int:
+    kinds = [line[2] for line in lines(folder, name) if line[2] in ("begins", "turn", "average")]
+    return next(i for i, kind in enumerate(reversed(kinds)) if kind != "turn")
+
+
+def rounds_missed(folder: Path) -> int:
+    """By processes that were alive: averages that others have committed without them."""
+    missed = 0
+    for name in NAMES:
+        lives: dict[str, list[int]] = {}
+        for line in lines(folder, name):
+            if line[2] == "average":
+                lives.setdefault(line[1], []).append(int(line[3]))
+        missed += sum(b - a - 1 for of in lives.values() for a, b in pairwise(of))
+    return missed
 
 
 def compare(folder: Path) -> int:
@@ -98,7 +115,12 @@ def main(folder: Path, kills: int, seed: int, heartbeat: float = 1.0) -> dict[st
         key: f"median {statistics.median(of):.2f}, {min(of):.2f} to {max(of):.2f}, sum {sum(of):.0f}"
         for key, of in found.items()
     }
-    return {"kills": kills, **report, "averages compared": compare(folder)}
+    return {
+        "kills": kills,
+        **report,
+        "rounds missed by the living": rounds_missed(folder),
+        "averages compared": compare(folder),
+    }
 
 
 if __name__ == "__main__":

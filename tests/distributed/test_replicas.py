@@ -3,13 +3,14 @@
 import sys
 import threading
 import warnings
+from copy import deepcopy
 from datetime import timedelta
 from types import ModuleType
 
 import pytest
 import torch
 from replica_groups import LONG, Fake, KilledError, Lighthouse, run
-from replica_reference import D, K, by_hand, network, place, same, sgd, turn
+from replica_reference import Alone, D, K, by_hand, mean_over, network, place, same, sgd, turn
 
 from lookaround import Lookaround
 from lookaround.distributed import LostReplicasError, join_replicas
@@ -209,6 +210,87 @@ def test_an_average_that_breaks_for_one_alone_is_made_good_by_the_others_at_thei
     for number, found in ends["b"].items():
         same(found["model"], ends["a"][number]["model"])
         same(found["model"], ends["c"][number]["model"])
+
+
+def come_late(lighthouse, training):
+    """Two train, and a third comes while the first is in round 2."""
+    back = threading.Event()
+
+    def waits_for_c(step):
+        if step == 2 * K:
+            back.set()
+            with lighthouse.changed:
+                assert lighthouse.changed.wait_for(lambda: "c" in lighthouse.alive, LONG)
+
+    def late(own):
+        assert back.wait(LONG)
+        return training(own, lambda step: None)
+
+    return {"a": lambda own: training(own, waits_for_c), "b": lambda own: training(own, lambda step: None), "c": late}
+
+
+def test_one_that_returns_takes_the_place_in_the_loop_and_what_else_the_manager_knows():
+    lighthouse = Lighthouse(2)
+
+    def training(own, hook):
+        manager = Fake(lighthouse, own)
+        model, optimizer = build(manager)
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20)
+        manager.register_state_dict_fn("scheduler", scheduler.load_state_dict, scheduler.state_dict)
+        steps = iter(range(1000))
+        for step, branch in optimizer.around(steps):
+            if manager.step > 5:
+                break
+            hook(step)
+            turn(model, optimizer, branch, optimizer.batches_done)
+            scheduler.step()
+        return state(model, optimizer)["model"], scheduler.last_epoch, scheduler.get_last_lr(), optimizer.batches_done
+
+    _, ends = together(lighthouse, come_late(lighthouse, training))
+    for end in ends.values():
+        same(end[0], {**ends["a"][0]})
+        assert end[1:] == ends["a"][1:]
+
+
+def test_all_go_on_from_the_checkpoint_of_one_of_them():
+    first, second, saved = Lighthouse(3), Lighthouse(3), {}
+
+    def before(own):
+        model, optimizer = build(manager := Fake(first, own))
+        for step in range(2 * K):
+            for branch in optimizer.around():
+                turn(model, optimizer, branch, step)
+        if own == "b":
+            saved.update(
+                deepcopy({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": manager.step})
+            )
+
+    def after(own):
+        model, optimizer = build(manager := Fake(second, own), seed=8)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(deepcopy(saved["optimizer"]))
+        manager.step, turns = saved["step"], []
+        for step in range(2 * K, 3 * K):
+            for branch in optimizer.around():
+                turns.append(branch)
+                turn(model, optimizer, branch, step)
+        return turns, model.state_dict()
+
+    together(first, dict.fromkeys("abc", before))
+    said, ends = together(second, dict.fromkeys("abc", after))
+    assert said == []
+    members = []
+    for branch, name in enumerate("abc"):
+        assert ends[name][0] == [branch] * K
+        members.append(Alone())
+        members[-1].model.load_state_dict(saved["model"])
+        for i, param in enumerate(members[-1].model.parameters()):
+            buffer = saved["optimizer"]["state"][i]["momentum_buffer"]
+            members[-1].inner.state[param]["momentum_buffer"] = buffer.clone()
+        members[-1].round(branch, 2)
+    mean = mean_over(members)
+    for _, found in ends.values():
+        same(found, mean)
 
 
 def test_one_that_breaks_while_it_heals_is_no_part_of_a_mean_until_an_average_is_committed():
