@@ -6,16 +6,18 @@ STAMP := $(VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
 # The frameworks bring many packages: they get an environment of their own.
 FRAMEWORKS ?= .venv-frameworks
+FT ?= .venv-ft
 OUT ?= runs/demo
 # One math thread a test process: two of them share the cores instead of fighting for them.
 JOBS ?= 2
 
-.PHONY: help demo test test-distributed test-frameworks lint types bench clean
+.PHONY: help demo test test-distributed test-frameworks test-ft lint types bench clean
 help:
 	@echo "make demo   averaged against plain weights on real images, five seeds, compared (at most two minutes)"
 	@echo "make test   every test"
 	@echo "make test-distributed  minutes of trainings whose processes are killed"
 	@echo "make test-frameworks  inside Lightning, Transformers, Accelerate and timm, in an environment of its own"
+	@echo "make test-ft  replica groups that come and go, under torchft, in an environment of its own"
 	@echo "make lint   style"
 	@echo "make types  types"
 	@echo "make bench  the benchmarks, as ratios to the best peers and to the physical limit"
@@ -51,6 +53,14 @@ $(FRAMEWORKS)/.installed: pyproject.toml
 test-frameworks: $(FRAMEWORKS)/.installed
 	OMP_NUM_THREADS=1 $(FRAMEWORKS)/bin/python -m pytest -q tests/frameworks
 
+$(FT)/.installed: pyproject.toml
+	test -x $(FT)/bin/python || $(PYTHON) -m venv $(FT)
+	$(FT)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[train,dev,ft]'
+	touch $@
+
+test-ft: $(FT)/.installed
+	OMP_NUM_THREADS=1 $(FT)/bin/python -m pytest -q -m ft tests/distributed
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -62,4 +72,4 @@ bench: $(BENCH_STAMP)
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) $(FRAMEWORKS) build .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+	rm -rf $(VENV) $(FRAMEWORKS) $(FT) build .mypy_cache .ruff_cache .hypothesis src/*.egg-info

@@ -1,4 +1,4 @@
-"""What can end an experiment early, apart from a bug."""
+"""What can end an experiment early, or an average in vain, apart from a bug."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ class UsageError(ValueError):
 
 class DivergedError(ArithmeticError):
     """The loss is no longer a finite number; the message names the run and the epoch."""
+
+
+class NotCommittedError(RuntimeError):
+    """An average over processes that come and go was not committed: what it has written here has to be put back."""
 
 
 class InterruptedRunError(Exception):

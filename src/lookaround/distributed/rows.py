@@ -124,7 +124,7 @@ class Rows:
         most = max(self.placement.counts)
         flags = [*map(int, well)] + [0] * (most - len(well))
         shapes = zlib.crc32(repr([(tuple(local(t).shape), t.dtype) for t in tensors]).encode())
-        said = self.share([round_number, shapes, *flags, *_words(skipped, k)])
+        said = self.share([round_number, shapes, *flags, *words(skipped, k)])
         for place_in, what in enumerate(("the round", "the tensors")):
             values = [row[place_in] for row in said]
             if len(set(values)) > 1:
@@ -166,19 +166,10 @@ class Rows:
         lists = [*branches, *beside, *((start, lost) if start is not None and lost is not None and lossy else ())]
         mine = [taking_part[branch] for branch in self.local]
         weights = [sum(taking_part[b] for b in self.placement.of(row)) for row in range(self.placement.rows)]
-        waiting: list[tuple[Block, list[Tensor]]] = []
-
-        def packed() -> Iterator[Bucket]:
-            for block in blocks(*lists, least=_MESSAGE):
-                bucket, views = _pack(exchange, block, mine)
-                waiting.append((block, views))
-                yield bucket
-
-        for bucket in exchange.means(packed(), weights):
-            block, views = waiting.pop(0)
+        for views, block, bucket in exchanged(exchange, lists, mine, weights):
             if bucket.lost is not None:
                 torch._foreach_add_(views, block[-2])
-                torch._foreach_copy_(block[-1], _views(bucket.lost, block[-1]))
+                torch._foreach_copy_(block[-1], views_like(bucket.lost, block[-1]))
             yield views, block[: len(branches) + len(beside)]
 
     @torch.no_grad()
@@ -191,7 +182,7 @@ class Rows:
             packed = torch.cat([t.reshape(-1) for t in block])
             dist.broadcast(packed.view(torch.uint8), group_src=source, group=self._group)
             if self.placement.row != source:
-                torch._foreach_copy_(block, _views(packed, block))
+                torch._foreach_copy_(block, views_like(packed, block))
             else:
                 self._exact.sent += packed.nbytes * (self.placement.rows - 1)
 
@@ -204,7 +195,27 @@ def _twin(group: ProcessGroup) -> ProcessGroup:
     return made
 
 
-def _words(bits: int, count: int) -> list[int]:
+def exchanged(
+    exchange: Exchange, lists: Sequence[Tensors], mine: Sequence[bool], weights: Sequence[float]
+) -> Iterator[tuple[list[Tensor], Block, Bucket]]:
+    """(mean, views of the same elements of ``lists``, the bucket the mean is in), block by block.
+
+    The first lists are those of the branches here; ``mine`` says which of them take part, ``weights`` how much each row weighs.
+    """
+    waiting: list[tuple[Block, list[Tensor]]] = []
+
+    def packed() -> Iterator[Bucket]:
+        for block in blocks(*lists, least=_MESSAGE):
+            bucket, views = _pack(exchange, block, mine)
+            waiting.append((block, views))
+            yield bucket
+
+    for bucket in exchange.means(packed(), weights):
+        block, views = waiting.pop(0)
+        yield views, block, bucket
+
+
+def words(bits: int, count: int) -> list[int]:
     """So many bits at least, in numbers that a signed integer of 64 bits holds."""
     return [bits >> at & (1 << _BITS) - 1 for at in range(0, count, _BITS)]
 
@@ -213,7 +224,7 @@ def _pack(exchange: Exchange, block: Block, mine: Sequence[bool]) -> tuple[Bucke
     """The mean of the local branches that take part, from the common start where the wire asks for it, in a bucket."""
     first = block[0]
     bucket = exchange.bucket(sum(map(Tensor.numel, first)), wide_dtype(first[0].dtype), first[0].device)
-    views = _views(bucket.values, first)
+    views = views_like(bucket.values, first)
     members = [block[j] for j, takes_part in enumerate(mine) if takes_part]
     if not members:
         bucket.values.zero_()
@@ -223,13 +234,13 @@ def _pack(exchange: Exchange, block: Block, mine: Sequence[bool]) -> tuple[Bucke
         else:
             torch._foreach_lerp_(views, [t.to(views[0].dtype) for t in branch], 1 / j)
     if bucket.lost is not None:
-        torch._foreach_copy_(_views(bucket.lost, first), block[-1])
+        torch._foreach_copy_(views_like(bucket.lost, first), block[-1])
         if members:
             torch._foreach_sub_(views, block[-2])
     return bucket, views
 
 
-def _views(flat: Tensor, like: list[Tensor]) -> list[Tensor]:
+def views_like(flat: Tensor, like: list[Tensor]) -> list[Tensor]:
     """Views of a flat bucket with the shapes of a list of tensors, one after the other."""
     sizes = [*map(Tensor.numel, like)]
     parts = flat.view(-1)[: sum(sizes)].split(sizes)

@@ -56,6 +56,7 @@ def _turns(rounds: Rounds) -> Iterator[int]:
         if over:
             return
     rounds.take_start()
+    local = rounds.branches.local
     for branch in range(rounds.place.branch, local.stop):
         before, rounds.last = gradients.seen(rounds.branches.groups), branch + 1 == local.stop
         yield branch

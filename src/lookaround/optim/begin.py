@@ -14,6 +14,7 @@ from lookaround.optim.overlap import Overlap
 from lookaround.optim.overlapped import Overlapped
 from lookaround.optim.own import Own
 from lookaround.optim.replay import Replay
+from lookaround.optim.replicated import Replicas, Replicated
 from lookaround.optim.rounds import Rounds
 from lookaround.optim.run import COUNTERS, IN_BLOCK
 from lookaround.optim.watch import Group
@@ -47,11 +48,17 @@ def rounds(
     plain: bool,
     flight: Overlap | None,
     overlap: int,
+    replicas: Replicas | None = None,
 ) -> Rounds:
-    """The rounds of a wrapper of that name before the first step; ``plain`` where the inner optimizer is no wrapper."""
+    """The rounds of a wrapper of that name before the first step; ``plain`` where the inner optimizer is no wrapper.
+
+    With ``replicas`` the branches are on replica groups that come and go.
+    """
     own, replay = Own(name, branches, common, plain), Replay(f"{name}_replay", partial(_is_common, name))
     place = Place(branch=branches.local.start)
     parts = (name, branches, common, own, replay, adaptive, _schedules(k, alpha), place)
+    if replicas is not None:
+        return Replicated(*parts, replicas=replicas)
     return Overlapped(*parts, overlap=overlap, flight=flight) if flight is not None else Rounds(*parts)
 
 

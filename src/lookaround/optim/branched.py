@@ -26,6 +26,7 @@ from lookaround.optim.checks import (
 from lookaround.optim.common import Common
 from lookaround.optim.outer import MakeOuter, Outer
 from lookaround.optim.overlap import Overlap
+from lookaround.optim.replicated import Replicas
 from lookaround.optim.run import LEFT_OUT, UNDER_WAY
 from lookaround.optim.scheduled import Scheduled
 from lookaround.optim.wrapper import Closure, Group, chain
@@ -52,9 +53,10 @@ class Branched(Scheduled):
         rows: Rows | None = None,
         adaptive: Adaptive | None = None,
         overlap: int = 0,
+        replicas: Replicas | None = None,
     ) -> None:
         self._check_inner(inner)
-        inside, rows = chain(inner), rows or Alone(check_count("branches", branches))
+        inside, rows = chain(inner), replicas or rows or Alone(check_count("branches", branches))
         settings = begin.settings(rows, k, alpha, start)
         check_nesting(inside)
         check_model(model, inner)
@@ -69,7 +71,16 @@ class Branched(Scheduled):
         flight = Overlap(here, rows, common) if overlap else None
         plain = len(inside) == 1
         self._run = begin.rounds(
-            self.name, here, common, adaptive, k, alpha, plain=plain, flight=flight, overlap=overlap
+            self.name,
+            here,
+            common,
+            adaptive,
+            k,
+            alpha,
+            plain=plain,
+            flight=flight,
+            overlap=overlap,
+            replicas=replicas,
         )
         hold(self)
 

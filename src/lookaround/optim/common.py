@@ -63,6 +63,11 @@ class Common:
         return self._rows.branches
 
     @property
+    def moves_momentum(self) -> bool:
+        """Whether an average touches more of the inner optimizers than those whose weights are not finite."""
+        return self._mode != "maintain"
+
+    @property
     def displaced(self) -> bool:
         """Whether weights travel as their way from φ, so that φ is kept."""
         return not self._rows.exact

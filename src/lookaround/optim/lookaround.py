@@ -9,11 +9,14 @@ from torch.optim import Optimizer
 from lookaround.optim import momentum
 from lookaround.optim.average import Rows
 from lookaround.optim.checks import Alpha, Period, check_count
+from lookaround.optim.healing import offer
 from lookaround.optim.outer import MakeOuter
+from lookaround.optim.replicated import Replicas
 from lookaround.optim.spread import Spread
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
+    from torchft import Manager
 
 
 class Lookaround(Spread):
@@ -52,6 +55,10 @@ class Lookaround(Spread):
         time_limit: how long an average waits for a process; then `lookaround.distributed.LostRankError` names it.
         overlap: j, passes over the branches by which an average is taken in after its round's end, less than k. 0 takes it in there. With
             more it is under way meanwhile, in a thread, while the next round has begun: no process waits for the others at a round's end.
+        replicas: a torchft ``Manager`` (`lookaround.distributed.join_replicas`): a replica group holds one branch, may die and come back.
+            The others go on: their mean is divided by who is there, and the branches of who is not come to them in turn. Every step
+            stands in a loop over `around` then, and `averaged` comes where a round has just ended. For as long as an average lasts what
+            it writes to is there twice.
 
     With ``overlap=j`` branch i keeps :math:`s_i = \theta_i` at a round's end and goes on from there. j passes later (at the next round's
     end, if that comes earlier, since k may change) the mean of all s_i has come, and
@@ -113,12 +120,18 @@ class Lookaround(Spread):
         wire: Literal["exact", "bfloat16", "int8"] = "exact",
         time_limit: timedelta = timedelta(minutes=10),
         overlap: int = 0,
+        replicas: "Manager | None" = None,
     ) -> None:
         if outer is not None and alpha != 1:
             raise ValueError(f"either outer or alpha={alpha!r} moves the slow weights: leave one of them out")
-        apart = check_count("overlap", overlap, least=0) > 0
-        rows = _rows(mesh, check_count("branches", branches), wire, time_limit, start, apart)
-        super().__init__(inner, branches, k, alpha, inner_state, model, offload, start, outer, rows, overlap=overlap)
+        d, apart = check_count("branches", branches), check_count("overlap", overlap, least=0) > 0
+        groups = _replicas(replicas, d, time_limit, mesh=mesh, wire=wire, start=start, overlap=overlap)
+        rows = _rows(mesh, d, wire, time_limit, start, apart) if groups is None else None
+        super().__init__(
+            inner, d, k, alpha, inner_state, model, offload, start, outer, rows, overlap=overlap, replicas=groups
+        )
+        if groups is not None:
+            offer(self, groups)
 
 
 def _rows(
@@ -139,3 +152,15 @@ def _rows(
     from lookaround.distributed import Rows
 
     return Rows(mesh, branches, wire=wire, time_limit=time_limit, apart=apart)
+
+
+def _replicas(manager: Any, branches: int, time_limit: timedelta, **others: Any) -> Replicas | None:
+    """The replica groups of a manager; nothing of them is loaded without one. No other setting of processes goes with them."""
+    if manager is None:
+        return None
+    for setting, value in others.items():
+        if value not in (None, 0, "exact"):
+            raise ValueError(f"{setting}={value!r} and replicas do not go together: leave one of them out")
+    from lookaround.distributed import Replicas
+
+    return Replicas(manager, branches, time_limit=time_limit)
