@@ -63,10 +63,13 @@ LANGUAGE = Task(
         "ema": "ema",
         "tail": "tail",
         "swa": "swa",
+        "swa:betas=0.6/0.999": "swa, β₁ = 0.6",
         "lookahead:k=5,alpha=0.8": "lookahead, α = 0.8",
+        "lookahead:k=5,alpha=0.8,betas=0.6/0.999": "lookahead, α = 0.8, β₁ = 0.6",
         "snoo": "snoo",
         "lookaround:k=5": "lookaround",
         "lookaround:k=5,batch=1/d": "lookaround, batch 1/d",
+        "lookaround:k=5,batch=1/d,betas=0.6/0.999": "lookaround, batch 1/d, β₁ = 0.6",
     },
     ("adamw", "adamw:betas=0.6/0.999", "adamw:batch=1/d"),
 )
@@ -105,6 +108,10 @@ def write(task: Task, folder: Path) -> None:
         "Made by `python recipes/text_figures.py docs/results`; read [results](../results.md) first.",
         "",
         f"![{task.title}]({task.name}.png)",
+        "",
+        f"Test loss minus that of {task.controls[0]}, nats, with its 95 % interval; in brackets p after Holm's correction:",
+        "",
+        *by_budget(task, split),
     ]
     for budget, own in split.items():
         chosen = bases[budget][1]
@@ -114,6 +121,23 @@ def write(task: Task, folder: Path) -> None:
     (folder / f"{task.name}.md").write_text("\n".join(text) + "\n", encoding="utf-8")
     title = f"{task.title}\nmeans and 95 % intervals of five fresh paired seeds, every method's rate tuned"
     save(forest(split, task.names, task.panels, "tokens", title), folder / f"{task.name}.png")
+
+
+def by_budget(task: Task, split: Mapping[int, Sequence[Row]]) -> list[str]:
+    """A table with a row for each method and a column for each budget; the baseline's own loss is in its row."""
+    cells = {(row.name, budget): _cell(row) for budget, rows in split.items() for row in rows}
+    names = [task.controls[0], *(name for name in task.names if any((name, budget) in cells for budget in split))]
+    lines = [[name, *(cells.get((name, budget), "") for budget in split)] for name in names]
+    head = ["method", *(f"{budget:,} tokens" for budget in split)]
+    return [f"| {' | '.join(head)} |", "| --- |" + " ---: |" * len(split), *(f"| {' | '.join(own)} |" for own in lines)]
+
+
+def _cell(row: Row) -> str:
+    one = row.against[0]
+    if one is None:
+        return row.mean("loss")
+    loss, _, _ = one.cells()
+    return f"{loss} ({one.p:.3f})"
 
 
 def best_control(task: Task, trials: Tried, budget: int, rows: Mapping[str, object]) -> str:

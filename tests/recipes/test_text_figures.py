@@ -70,7 +70,7 @@ def test_a_row_is_held_against_adamw_and_against_the_variant_that_held_out_data_
     lines = (folder / "language.md").read_text().splitlines()
     assert lines.count("3,000 tokens; of AdamW's variants held-out data choose adamw:batch=1/d:") == 1
     assert lines.count("12,000 tokens; of AdamW's variants held-out data choose adamw:") == 1
-    short, long = (line.split(" | ") for line in lines if line.startswith("| ema |"))
+    short, long = (line.split(" | ") for line in lines if line.startswith("| ema | 0.1"))
     # Against AdamW -0.11, -0.11, -0.11, -0.15: mean -0.12, deviation 0.02, t = -12 with three degrees of freedom, p = 0.00125;
     # four comparisons in all (two methods, two budgets), of which Holm takes the two equal p values first, each times four.
     assert short[1:9] == [
@@ -80,7 +80,10 @@ def test_a_row_is_held_against_adamw_and_against_the_variant_that_held_out_data_
     # Against the variant -0.01, -0.01, -0.01, -0.25: mean -0.07, deviation 0.12.
     assert short[9] == "-0.0700 ± 0.1909"
     assert long[9] == "**-0.1200 ± 0.0318**"
-    assert all(line.startswith("| adamw | 0.1 | ") for line in lines if line.startswith("| adamw |"))
+    assert "| method | 3,000 tokens | 12,000 tokens |" in lines
+    assert "| adamw | 5.1500 ± 0.1291 | 5.1500 ± 0.1291 |" in lines
+    assert "| ema | **-0.1200 ± 0.0318** (0.005) | **-0.1200 ± 0.0318** (0.005) |" in lines
+    assert all(line.startswith("| adamw | 0.1 | ") for line in lines if line.startswith("| adamw | 0"))
 
 
 def test_only_variants_that_were_trained_at_the_budget_are_controls() -> None:
@@ -101,7 +104,7 @@ def test_both_tasks_get_a_page_and_a_picture(folder: Path) -> None:
         write(task, folder)
         assert f"![{task.title}]({task.name}.png)" in (folder / f"{task.name}.md").read_text()
         assert (folder / f"{task.name}.png").stat().st_size > 5000
-    equal = next(line for line in (folder / "translation.md").read_text().splitlines() if "| ema:batch=500" in line)
+    equal = next(line for line in (folder / "translation.md").read_text().splitlines() if "| ema:batch=500 | 0" in line)
     assert equal.split(" | ")[5:9] == ["+0.00 ± 0.00", "+0.0000 ± 0.0000", "1.000", "0 of 3"]
 
 
