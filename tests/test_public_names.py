@@ -14,7 +14,7 @@ import lookaround.optim
 ROOT = Path(lookaround.__file__).parent
 # From the bottom to the top; a room may import from its own level's left and from below, as `design.md` draws it.
 ORDER = [
-    {"tensors", "packed", "buffers", "files", "errors", "holders"},
+    {"tensors", "packed", "buffers", "files", "errors", "holders", "showing"},
     {"distributed"},
     {"optim", "averaging", "theory", "landscape"},
     {"tasks"},

@@ -54,6 +54,7 @@ class Layout:
         self._addresses = addresses(self.tensors)
         self.runs = [*_runs(self.tensors)]
         self.blocks = [parts for run in self.runs for parts in run.parts]
+        self._narrow = [wide_dtype(parts[0].dtype) != parts[0].dtype for parts in self.blocks]
 
     def is_of(self, tensors: Sequence[Tensor]) -> bool:
         """Whether these are the same tensors with the same memory."""
@@ -67,7 +68,18 @@ class Layout:
         """The values of a block in new memory, flat where the block is; with ``wide`` in the averaging dtype."""
         parts = self.blocks[block]
         values = torch.cat(parts) if len(parts) > 1 else parts[0].clone()
-        return values.to(wide_dtype(values.dtype)) if wide else values
+        return values.to(torch.float32) if wide and self._narrow[block] else values
+
+    def scatter(self, block: int, values: list[Tensor]) -> None:
+        """Write the values of a block, a list of one flat tensor, into the model."""
+        parts = self.blocks[block]
+        if len(parts) == 1:
+            parts[0].copy_(values[0], non_blocking=True)
+        elif isinstance(values, Block) and values[0].get_device() == parts[0].get_device():
+            torch._foreach_copy_(parts, values.pieces, non_blocking=True)
+        else:
+            near = values[0].to(parts[0].device, non_blocking=True)
+            torch._foreach_copy_(parts, cut(near, parts), non_blocking=True)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Layout":
         raise TypeError("views of a model's memory are not copied: lay out the copy")
@@ -171,16 +183,16 @@ def _fill(begin: int, end: int, views: list[Tensor | None], tensors: list[Tensor
 
 def exchange(layout: Layout, other: Packed) -> None:
     """Exchange the model's values with a set of the same dtypes, with one block of temporary memory."""
-    for i, (parts, block) in enumerate(zip(layout.blocks, other.blocks, strict=True)):
+    for i, block in enumerate(other.blocks):
         kept = layout.gather(i)
-        _scatter(parts, block)
+        layout.scatter(i, block)
         block[0].copy_(kept, non_blocking=True)
 
 
 def put(layout: Layout, source: Packed) -> None:
     """Write a set into the model."""
-    for parts, block in zip(layout.blocks, source.blocks, strict=True):
-        _scatter(parts, block)
+    for i, block in enumerate(source.blocks):
+        layout.scatter(i, block)
 
 
 def take(layout: Layout, target: Packed) -> None:
@@ -190,13 +202,6 @@ def take(layout: Layout, target: Packed) -> None:
             torch.cat(parts, out=block)
         else:
             block.copy_(torch.cat(parts) if len(parts) > 1 else parts[0], non_blocking=True)
-
-
-def _scatter(parts: list[Tensor], block: Block) -> None:
-    pieces = block.pieces
-    if block[0].device != parts[0].device:
-        pieces = cut(block[0].to(parts[0].device, non_blocking=True), parts)
-    torch._foreach_copy_(parts, pieces, non_blocking=True)
 
 
 def cut(block: Tensor, parts: list[Tensor]) -> list[Tensor]:

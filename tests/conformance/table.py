@@ -23,6 +23,7 @@ WRAPPERS: dict[str, Wrap] = {
     "lookaround, alpha": lambda inner, model: Lookaround(inner, branches=2, k=2, alpha=0.6, model=model),
     "lookaround, interpolate": lambda i, model: Lookaround(i, 2, k=2, alpha=0.6, inner_state="interpolate"),
     "lookaround, period": lambda inner, model: Lookaround(inner, branches=2, k=lambda t: max(1, 3 - t)),
+    "lookaround, overlap": lambda i, model: Lookaround(i, 2, k=3, alpha=0.6, overlap=2, model=model),
     "sam": lambda inner, model: SAM(inner, rho=0.05),
     "asam": lambda inner, model: SAM(inner, rho=0.5, adaptive=True),
     "lookahead around sam": lambda inner, model: Lookahead(SAM(inner), k=3),

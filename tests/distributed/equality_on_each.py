@@ -22,6 +22,12 @@ INNERS = {
     "momentum": lambda p: SGD(p, lr=0.05, momentum=0.9, nesterov=True),
     "adamw": lambda p: AdamW(p, lr=0.01, weight_decay=0.1),
 }
+# (k, settings) of averages that are under way while the next round has begun.
+OVERLAPS = (
+    (2, {"overlap": 1}),
+    (3, {"overlap": 2, "outer": lambda p: SGD(p, lr=0.7, momentum=0.9, nesterov=True), "inner_state": "reset"}),
+    (lambda t: [4, 1, 3][t % 3], {"overlap": 3, "alpha": 0.5}),
+)
 OUTERS = {
     "alpha": {"alpha": 0.5},
     "snoo": {"outer": lambda p: SGD(p, lr=0.7, momentum=0.9, nesterov=True)},
@@ -115,11 +121,11 @@ def reference(branches: int, inner: str, dtype, *, buffers: bool = True, **setti
     return told[0]
 
 
-def averages(model, optimizer, loop: Iterator[int]) -> Iterator[list[torch.Tensor]]:
+def averages(model, optimizer, loop: Iterator[int], counted: bool = True) -> Iterator[list[torch.Tensor]]:
     """After every pass, in the middle of a round too, what the average gives."""
     for step in loop:
         with optimizer.averaged():
-            yield values(model, counted=step % K == K - 1)
+            yield values(model, counted=counted and step % K == K - 1)
 
 
 def compare(got, want, *, exact: bool) -> None:
@@ -147,15 +153,15 @@ def check_ddp_inside_a_branch(size: int) -> None:
 def check_fsdp_inside_a_branch(size: int) -> None:
     for rows in [r for r in (1, 2) if size % r == 0 and BATCH % (size // r) == 0 and size // r > 1]:
         mesh = init_device_mesh("cpu", (rows, size // rows), mesh_dim_names=("branch", "dp_shard"))
-        for inner in INNERS:
+        for inner, settings in ((inner, {"overlap": overlap}) for inner in INNERS for overlap in (0, 1)):
             branches = rows + 1
             model = network(buffers=False, dtype=torch.float64)
             for layer in (model[0], model[3], model):
                 fully_shard(layer, mesh=mesh["dp_shard"])
-            optimizer = Lookaround(INNERS[inner](model.parameters()), branches, K, model=model, mesh=mesh)
+            optimizer = Lookaround(INNERS[inner](model.parameters()), branches, K, model=model, mesh=mesh, **settings)
             loop = train(model, optimizer, part=mesh.get_local_rank("dp_shard"), parts=mesh.size(1))
             got = [*averages(model, optimizer, loop)]
-            compare(got, reference(branches, inner, torch.float64, buffers=False), exact=False)
+            compare(got, reference(branches, inner, torch.float64, buffers=False, **settings), exact=False)
 
 
 def check_every_outer(size: int) -> None:
@@ -167,14 +173,39 @@ def check_every_outer(size: int) -> None:
         compare(got, reference(size + 1, "momentum", torch.float32, **settings), exact=True)
 
 
+def check_overlap(size: int) -> None:
+    """Averages under way come to the same bits; meanwhile the processes talk about something else."""
+    mesh = init_device_mesh("cpu", (size,), mesh_dim_names=("branch",))
+
+    def train_and_talk(model, optimizer):
+        for step in train(model, optimizer):
+            told = torch.tensor(step)
+            dist.all_reduce(told)
+            assert told == size * step
+            yield step
+
+    for k, settings in OVERLAPS:
+        seen = [None]
+        if dist.get_rank() == 0:
+            model = network()
+            optimizer = Lookaround(INNERS["momentum"](model.parameters()), size + 1, k, model=model, **settings)
+            seen = [[*averages(model, optimizer, train(model, optimizer), counted=False)]]
+        dist.broadcast_object_list(seen)
+        model = network()
+        optimizer = Lookaround(INNERS["momentum"](model.parameters()), size + 1, k, model=model, mesh=mesh, **settings)
+        got = [*averages(model, optimizer, train_and_talk(model, optimizer), counted=False)]
+        compare(got, seen[0], exact=True)
+
+
 def check_a_branch_that_diverges(size: int) -> None:
     """It is left out everywhere, and goes on from the average with a healthy one's inner state, from another row if need be."""
     mesh = init_device_mesh("cpu", (size,), mesh_dim_names=("branch",))
-    for diverging in {0, size} if size > 1 else ():
+    for diverging, overlap in ((0, 0), (size, 0), (size, 1)) if size > 1 else ():
         ends = []
         for settings in ({"mesh": mesh}, {}):
             model = network()
-            optimizer = Lookaround(INNERS["adamw"](model.parameters()), size + 1, K, model=model, **settings)
+            inner = INNERS["adamw"](model.parameters())
+            optimizer = Lookaround(inner, size + 1, K, model=model, overlap=overlap, **settings)
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 for step in range(5 * K):
@@ -184,6 +215,7 @@ def check_a_branch_that_diverges(size: int) -> None:
                         loss = nn.functional.cross_entropy(model(inputs), labels)
                         (loss * float("nan") if (branch, step) == (diverging, K) else loss).backward()
                         optimizer.step()
+                optimizer.average()
             assert [str(w.message).partition(" has")[0] for w in caught] == [f"branch {diverging} of {size + 1}"]
             ends.append(values(model, counted=True))
         compare(ends[:1], ends[1:], exact=True)
@@ -194,6 +226,7 @@ USUALLY = {
     check_rows: (1, 2, 3, 4),
     check_ddp_inside_a_branch: (2, 4),
     check_every_outer: (3,),
+    check_overlap: (2, 3),
     check_a_branch_that_diverges: (3,),
 }
 
@@ -205,7 +238,7 @@ def main(rank: int, most: int, store, *all_of_them: str) -> None:
     for size in range(1, most + 1):
         if rank < size:
             own = dist.PrefixStore(str(size), store)
-            dist.init_process_group("gloo", store=own, rank=rank, world_size=size, timeout=timedelta(minutes=2))
+            dist.init_process_group("gloo", store=own, rank=rank, world_size=size, timeout=timedelta(minutes=10))
             for check in (check for check, sizes in checks.items() if size in sizes):
                 check(size)
                 print(f"{check.__name__} among {size}\n", end="", flush=True)

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
+from lookaround import Lookaround
 from lookaround.distributed import LostRankError, Rows
 
 # Longer than a busy machine keeps a process waiting that is about to come.
@@ -80,6 +81,42 @@ def dies_in_the_middle(rank: int, size: int, store, dying: str) -> None:
     assert f"rank {dying} left in the middle of the average of round 0" in str(raised.value)
 
 
+def dies_under_way(rank: int, size: int, store, dying: str) -> None:
+    """Killed while the average is under way: the others go on, and are told where they would take it in, or ask for it."""
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timedelta(minutes=2))
+    weight = torch.nn.Parameter(torch.zeros(2**23))
+    mesh = init_device_mesh("cpu", (size,), mesh_dim_names=("branch",))
+    optimizer = Lookaround(torch.optim.SGD([weight], lr=1.0), size, 3, mesh=mesh, time_limit=LIMIT, overlap=2)
+    if rank == int(dying):
+        die_after_a_bucket()
+
+    def one_pass() -> None:
+        for _ in optimizer.around():
+            weight.grad = torch.ones_like(weight)
+            optimizer.step()
+
+    for _ in range(4):  # one more than a round
+        one_pass()
+    assert weight[0] == -4
+    with pytest.raises(LostRankError) as asked:
+        optimizer.state_dict()
+    with pytest.raises(LostRankError) as raised:
+        one_pass()
+    for error in (asked, raised):
+        assert error.value.ranks == [int(dying)]
+        assert f"rank {dying} left in the middle of the average of round 0" in str(error.value)
+
+
+def die_after_a_bucket() -> None:
+    take = Rows.means
+
+    def means(self, *args, **settings):
+        yield next(iter(take(self, *args, **settings)))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    Rows.means = means
+
+
 def keeper_of_the_store_dies(rank: int, size: int, outer) -> None:
     """Without torchrun the process of rank 0 keeps the key-value store: killed, it takes the store with it."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) if rank == 0 else None
@@ -102,6 +139,7 @@ SCENARIOS = (
     (4, column_never_comes),
     (3, dies_in_the_middle, "0"),
     (3, dies_in_the_middle, "1"),
+    (3, dies_under_way, "1"),
     (3, keeper_of_the_store_dies),
 )
 

@@ -14,7 +14,9 @@ from lookaround import Lookahead, Lookaround
 from lookaround.distributed import Checkpoints, load_run, save_run
 
 BRANCHES, STOP, END = 4, 7, 12
-SETTINGS = {"plain": {}, **OUTERS}
+# At STOP its first two averages have been sent, and the second has not been taken in.
+OVERLAP = {"overlap": 2, "k": 3}
+SETTINGS = {"plain": {}, **OUTERS, "overlap": OVERLAP, "overlap, snoo": OVERLAP | OUTERS["snoo"]}
 INNERS = {**INNERS, "lookahead": lambda p: Lookahead(torch.optim.SGD(p, lr=0.05, momentum=0.9), k=3)}
 
 
@@ -23,7 +25,8 @@ def build(inner: str, sharded: bool = False, mesh=None, **settings):
     if sharded:
         for layer in (model[0], model[3], model):
             fully_shard(layer, mesh=mesh["dp_shard"])
-    return model, Lookaround(INNERS[inner](model.parameters()), BRANCHES, K, model=model, mesh=mesh, **settings)
+    settings = {"k": K, **settings}
+    return model, Lookaround(INNERS[inner](model.parameters()), BRANCHES, model=model, mesh=mesh, **settings)
 
 
 def steps(model, optimizer, first: int, last: int, part: int = 0, parts: int = 1) -> None:
@@ -72,7 +75,7 @@ def goes_on(rank: int, size: int, folder: str) -> None:
 def same_placement_bit_for_bit(rank: int, size: int, folder: str) -> None:
     """Also of what a lossy wire owes."""
     mesh = init_device_mesh("cpu", (size,), mesh_dim_names=("branch",))
-    for number, settings in enumerate(({}, {"wire": "int8"}, {"wire": "bfloat16", "alpha": 0.5})):
+    for number, settings in enumerate(({}, {"wire": "bfloat16", "alpha": 0.5}, {"wire": "int8"} | OVERLAP)):
         ends = []
         for stopped in (False, True):
             model, optimizer = build("adamw", mesh=mesh, **settings)

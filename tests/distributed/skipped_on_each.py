@@ -20,16 +20,16 @@ SKIPPED = {(1, 2), (3, 5), (2, 6), (2, 7)} | BY_ALL
 class Training:
     """A loop with loss scaling. Scales are powers of two, so gradients are the same whatever the scale is."""
 
-    def __init__(self, inner: str, **settings) -> None:
-        self.model = network()
-        self.optimizer = Lookaround(INNERS[inner](self.model.parameters()), BRANCHES, K, model=self.model, **settings)
+    def __init__(self, inner: str, skipped=SKIPPED, k: int = K, **settings) -> None:
+        self.model, self.skipped = network(), skipped
+        self.optimizer = Lookaround(INNERS[inner](self.model.parameters()), BRANCHES, k, model=self.model, **settings)
         self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
 
     def turn(self, branch: int, step: int) -> None:
         inputs, labels = minibatch(branch, step, torch.float32)
         self.optimizer.zero_grad()
         loss = nn.functional.cross_entropy(self.model(inputs), labels)
-        self.scaler.scale(loss * float("nan") if (branch, step) in SKIPPED else loss).backward()
+        self.scaler.scale(loss * float("nan") if (branch, step) in self.skipped else loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
@@ -65,8 +65,17 @@ def check_steps_skipped_on_one_row_and_on_all(size: int) -> None:
     for inner in INNERS:
         want = told(lambda inner=inner: Training(inner).passes(range(PASSES)))
         compare(Training(inner, mesh=mesh).passes(range(PASSES)), want, exact=True)
-    want = told(lambda: Training("momentum").blocks(range(PASSES)))
-    compare(Training("momentum", mesh=mesh).blocks(range(PASSES)), want, exact=True)
+    for settings in ({}, {"overlap": 2}):
+        want = told(lambda settings=settings: Training("momentum", **settings).blocks(range(PASSES)))
+        compare(Training("momentum", mesh=mesh, **settings).blocks(range(PASSES)), want, exact=True)
+
+
+def check_the_very_first_step_is_skipped_on_one_row(size: int) -> None:
+    """It comes to the average without momentum, which no row interpolates then."""
+    mesh = init_device_mesh("cpu", (size,), mesh_dim_names=("branch",))
+    settings = {"inner_state": "interpolate", "alpha": 0.8, "k": 1, "skipped": {(BRANCHES - 1, 0)}}
+    want = told(lambda: Training("momentum", **settings).passes(range(4)))
+    compare(Training("momentum", mesh=mesh, **settings).passes(range(4)), want, exact=True)
 
 
 def check_goes_on_after_a_skipped_step(size: int, folder: str) -> None:
@@ -94,6 +103,7 @@ def main(rank: int, most: int, store, folder: str) -> None:
             own = dist.PrefixStore(str(size), store)
             dist.init_process_group("gloo", store=own, rank=rank, world_size=size, timeout=timedelta(minutes=2))
             check_steps_skipped_on_one_row_and_on_all(size)
+            check_the_very_first_step_is_skipped_on_one_row(size)
             check_goes_on_after_a_skipped_step(size, folder)
             dist.barrier()
             dist.destroy_process_group()

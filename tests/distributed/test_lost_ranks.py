@@ -11,8 +11,8 @@ SCRIPT = Path(__file__).with_name("lost_ranks_on_each.py")
 
 @pytest.fixture(scope="module")
 def output():
-    """Of nineteen processes, of which three are killed by SIGKILL."""
-    return fork_on_each(SCRIPT, "main", 19, killed=3)
+    """Of 22 processes, of which four are killed by SIGKILL."""
+    return fork_on_each(SCRIPT, "main", 22, killed=4)
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,7 @@ def output():
         ("column_never_comes ", 4),
         ("dies_in_the_middle 0", 2),
         ("dies_in_the_middle 1", 2),
+        ("dies_under_way 1", 2),
         ("keeper_of_the_store_dies ", 2),
     ],
 )

@@ -15,7 +15,7 @@ from lookaround.experiment.checkpoints import load_checkpoint
 from lookaround.experiment.records import METRICS, read_records
 
 # `python tests/experiment/killed_at_random.py WHOLE KILLED 50` and `differences` were run for the log.
-KILLS = int(os.environ.get("KILLS", "12"))
+KILLS = int(os.environ.get("KILLS", "8"))
 
 
 def differences(whole: Path, other: Path) -> list[str]:

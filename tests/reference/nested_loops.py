@@ -165,3 +165,79 @@ def outer(
             for params in fast:
                 put(params, slow)
         yield [copies(params) for params in fast]
+
+
+Step = Callable[[Weights, Weights, list[Tensor]], tuple[Weights, list[Tensor]]]
+
+
+def alpha_step(alpha: float) -> Step:
+    """φ ← φ + α (mean - φ)."""
+    return lambda slow, mean, kept: ([p + alpha * (m - p) for p, m in zip(slow, mean, strict=True)], kept)
+
+
+def nesterov_step(rate: float, momentum: float) -> Step:
+    """DiLoCo's: b ← μ b + (φ - mean), φ ← φ - η (φ - mean + μ b)."""
+
+    def step(slow: Weights, mean: Weights, kept: list[Tensor]) -> tuple[Weights, list[Tensor]]:
+        away = [p - m for p, m in zip(slow, mean, strict=True)]
+        kept = [momentum * b + g for b, g in zip(kept or [0.0] * len(away), away, strict=True)]
+        return [p - rate * (g + momentum * b) for p, g, b in zip(slow, away, kept, strict=True)], kept
+
+    return step
+
+
+def overlapped(
+    start: Sequence[Tensor],
+    gradient: Gradient,
+    make_inner: MakeInner,
+    rounds: int,
+    k: Callable[[int], int],
+    branches: int,
+    overlap: int,
+    move: Step,
+    inner_state: str = "maintain",
+) -> Iterator[tuple[list[Weights], Weights]]:
+    """Lookaround whose averages come ``overlap`` steps late: s_j ← θ_j at a round's end; later φ ← move(φ, mean_j s_j),
+    θ_j ← θ_j + (φ - s_j), at the next round's end at the latest.
+
+    Yields, after every step, the weights of all branches, and what an average shows: move(φ, mean_j θ_j), where all that is on its way
+    has come.
+    """
+    slow, kept = copies(start), []
+    fast = [[torch.nn.Parameter(w) for w in copies(start)] for _ in range(branches)]
+    inner = [make_inner(params) for params in fast]
+    sent: list[Weights] | None = None
+    step = 0
+
+    def landed() -> tuple[Weights, list[Tensor], list[Weights]]:
+        if sent is None:
+            return slow, kept, [copies(params) for params in fast]
+        there, its = move(slow, mean_of(sent), kept)
+        ways = [
+            [p + (f - s) for p, f, s in zip(params, there, of, strict=True)]
+            for params, of in zip(fast, sent, strict=True)
+        ]
+        return there, its, [copies(way) for way in ways]
+
+    for t in range(rounds):
+        for i in range(k(t)):
+            for j in range(branches):
+                inner_step(fast[j], inner[j], gradient(j, step, fast[j]))
+            step += 1
+            ends = i == k(t) - 1
+            if sent is not None and (ends or i + 1 == overlap):
+                slow, kept, now = landed()
+                for params, values in zip(fast, now, strict=True):
+                    put(params, values)
+                if inner_state == "reset":
+                    treat_momentum("reset", fast, inner, {}, 1.0)
+                sent = None
+            there, its, now = landed()
+            shown = move(there, mean_of(now), its)[0]
+            if ends:
+                sent = [copies(params) for params in fast]
+            yield [copies(params) for params in fast], shown
+
+
+def mean_of(branches: Sequence[Weights]) -> Weights:
+    return [sum(t.detach() for t in column) / len(branches) for column in zip(*branches, strict=True)]

@@ -218,7 +218,11 @@ class SnapshotCollector:
         return restarted
 
     def collect(self) -> None:
-        """Keep the model's weights as they are now: for the end of a run whose last cycle no restart follows."""
+        """Keep the model's weights as they are now: for the end of a run whose last cycle no restart follows.
+
+        Raises:
+            ValueError: Called inside ``averaged()`` of an average over time, whose weights these would be.
+        """
         values = [s.tensor for s in self._slots]
         with at_point(self._point, values):
             kept = [v.detach().to("cpu", copy=True) for v in values] if self._offload else tensors.clone(values)

@@ -3,17 +3,20 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from os import PathLike
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lookaround import holders, tensors
+from lookaround import holders, showing, tensors
+from lookaround.averaging.blocks import Block
 from lookaround.averaging.files import save_tensors
-from lookaround.averaging.sharding import copy_across, layout, whole
+from lookaround.averaging.sharding import copy_across, whole
 from lookaround.averaging.slots import Slot, find_slots, is_main_process, leave_frozen, require_equal, shapes
 from lookaround.averaging.states import require_list, require_tensors
+from lookaround.averaging.storage import Storage
 from lookaround.averaging.structure import Structure, refuse_unaveraged
 from lookaround.buffers import Policy
 
@@ -32,16 +35,20 @@ def require_point(point: Point | None) -> None:
         raise TypeError(f"point must make a context manager: pass optimizer.averaged, not called; got {point!r}")
 
 
-def at_point(point: Point | None, sampled: list[Tensor]) -> AbstractContextManager[object]:
+@contextmanager
+def at_point(point: Point | None, sampled: list[Tensor]) -> Iterator[None]:
     """A context in which the tensors to be sampled hold the point; by default the average of the wrapper that holds them.
 
     Raises:
-        ValueError: See :func:`lookaround.holders.averaged`.
+        ValueError: The model holds the average of something else to look at; see :func:`lookaround.holders.averaged` too.
     """
-    return holders.averaged(sampled) if point is None else point()
+    if point is None:
+        showing.refuse("taking a point", sampled, points=True)
+    with holders.averaged(sampled) if point is None else holders.given(point):
+        yield
 
 
-class ModelAverage(ABC):
+class ModelAverage(Storage, ABC):
     """An average of the points a model passed through, in the model's own names.
 
     Subclasses collect points; this class shows the average. ``which`` numbers the averages of a subclass that keeps
@@ -57,8 +64,7 @@ class ModelAverage(ABC):
         point: Point | None = None,
     ) -> None:
         require_point(point)
-        self._model = model
-        self._offload = offload
+        super().__init__(model, offload)
         self._point = point
         slots = find_slots(model, buffers)
         refuse_unaveraged(slots)
@@ -74,8 +80,7 @@ class ModelAverage(ABC):
         self._left_slots = [s for s in slots if s.policy == "leave"]
         self._copied: list[Tensor] | None = None
         self._reestimated: dict[int, dict[str, Tensor]] = {}
-        self._shown: list[tuple[int, list[Tensor]]] = []
-        self._training: list[Tensor] = []
+        self._entered: list[Block] = []
 
     @property
     def model(self) -> nn.Module:
@@ -126,17 +131,19 @@ class ModelAverage(ABC):
             which: The number of the average.
 
         Raises:
-            ValueError: Called inside :meth:`averaged`, or there is no point in the average yet. Nothing is written then.
+            ValueError: Called while the model holds something to look at (inside :meth:`averaged`, or that of an optimizer), or in the
+                body of a loop over ``optimizer.around()``, or there is no point in the average yet. Nothing is written then.
         """
-        if restart is not None:
-            self.copy_to(self._model, which)
+        self._require_writable("write_back()")
+        self._check_model()
+        values = self._values(which)
+        if restart is None:
+            holders.end_rounds_of_others(self._sources())
+        tensors.copy_(self._live(self._slots), values)
+        if restart is None:
+            holders.restart(self._sources())
+        else:
             restart()
-            return
-        self._forbid_inside("write_back()")
-        self._mean(which)  # raises before a round is ended
-        holders.end_rounds_of_others(self._sources())
-        self.copy_to(self._model, which)
-        holders.restart(self._sources())
 
     def _sources(self) -> list[Tensor]:
         return self._live(self._averaged_slots)
@@ -156,11 +163,6 @@ class ModelAverage(ABC):
                     "build a new average, or build it with average_frozen=True"
                 )
 
-    def _live(self, slots: list[Slot]) -> list[Tensor]:
-        """The tensors as the model holds them now; the sharded ones where an evaluation under FSDP2 has gathered them."""
-        tensors.reshard(self._model)
-        return [s.tensor for s in slots]
-
     def _keep_copied(self) -> None:
         """Take over the tensors that are copied, as they are now, at a point; what was re-estimated before it is outdated."""
         now = self._live(self._copied_slots)
@@ -170,38 +172,40 @@ class ModelAverage(ABC):
         self._reestimated.clear()
 
     def _keep_reestimated(self) -> None:
-        """Inside :meth:`averaged`: the buffers that the block has written since the average was put there."""
-        if not self._shown:
+        """Inside :meth:`averaged`: the buffers that the block has written since the average was put there; what else is shown over
+        it has had them kept before."""
+        blocks = self._blocks
+        if not blocks or showing.is_covered(blocks[-1]):
             return
-        which, put = self._shown[-1]
-        for slot, value in zip(self._slots, put, strict=True):
+        which = blocks[-1].which
+        for slot, value in zip(self._slots, blocks[-1].values, strict=True):
             now = tensors.local(slot.tensor)
             if slot.is_buffer and not torch.equal(now, tensors.local(value).to(now)):
                 (kept,) = self._load_list([slot], {slot.name: slot.tensor}, wide=False)
                 self._reestimated.setdefault(which, {})[slot.name] = kept
 
-    def _store(self, like: list[Tensor], *, wide: bool = True) -> list[Tensor]:
-        """New tensors for the values of ``like``, in averaging precision if ``wide``, in (pinned) host memory when offloading."""
-        # Tensors made in inference mode could never again be written outside it.
-        with torch.inference_mode(False), torch.no_grad():
-            if not self._offload:
-                return tensors.clone(like, wide=wide)
-            pin = torch.cuda.is_available()
-            dtypes = [tensors.wide_dtype(t.dtype) if wide else t.dtype for t in like]
-            return [
-                torch.empty_like(t, dtype=d, device="cpu", pin_memory=pin) for t, d in zip(like, dtypes, strict=True)
-            ]
-
-    def _synchronize(self) -> None:
-        """Wait for copies into pinned memory, before the host reads them."""
-        if self._offload and torch.cuda.is_initialized():
-            torch.cuda.synchronize()
+    @property
+    def _blocks(self) -> list[Block]:
+        """The blocks of :meth:`averaged` that are open, or left and still beneath another one."""
+        self._entered = [block for block in self._entered if showing.is_open(block)]
+        return self._entered
 
     def _forbid_inside(self, what: str) -> None:
-        if self._shown:
+        if self._blocks:
             raise ValueError(
                 f"{what} inside averaged() would mix the average with the training weights; leave the block first"
             )
+
+    def _require_writable(self, what: str) -> None:
+        """Raise unless the model holds its training weights, and nobody goes over branches that would end with them.
+
+        Raises:
+            ValueError: It does not.
+        """
+        self._forbid_inside(what)
+        live = self._live(self._slots)
+        showing.refuse(what, live)
+        holders.refuse_turns(what, live)
 
     @contextmanager
     def averaged(self, which: int = 0) -> Iterator[nn.Module]:
@@ -213,52 +217,43 @@ class ModelAverage(ABC):
         copied, exported or saved, until the next point outdates it; unless the block raises. What it does to weights
         ends with it.
 
-        Blocks may be nested. Inside, points can be neither added nor loaded. ``state_dict()`` taken
-        inside holds the training weights too, so that a checkpoint of the model and of this average written there
-        resumes the training: load the model first. Needs memory for one more copy of the model; in host memory with
-        ``offload``. A copy (``copy.deepcopy``, pickle) made inside, of this object or of a model that holds it, is outside
-        the block and its model holds the training weights.
+        Blocks may be nested, those of other averages and of a Lookahead or Lookaround too (this one inside theirs, not theirs inside
+        this one), and left in any order. Inside, points can be neither added nor loaded, and a Lookahead or Lookaround that holds the
+        model's parameters neither steps nor changes its mode. ``state_dict()`` taken inside holds the training weights too, so that a
+        checkpoint of the model and of this average written there resumes the training: load the model first, then averages and
+        optimizers in any order. Needs memory for one more copy of the model; in host memory with ``offload``. A copy
+        (``copy.deepcopy``, pickle) made inside, of this object or of a model that holds it, is outside the block and its model holds
+        the training weights.
 
         Raises:
             ValueError: There is no point in the average yet, or the model is no longer made as it was at construction.
         """
         self._check_model()
         self._keep_reestimated()
-        values = self._values(which)
-        live = self._live(self._slots)
-        if not self._shown:
-            self._training = [t.detach().to("cpu", copy=True) for t in live] if self._offload else tensors.clone(live)
-        self._shown.append((which, values))
+        again, live = partial(self._values, which), self._live(self._slots)
+        now = partial(self._live, self._slots)
+        block = Block(self, which, live, again(), now, again, self._keep_reestimated, offload=self._offload)
+        showing.show(block)
+        self._entered.append(block)
         try:
-            tensors.copy_(live, values)
-            yield self._model
-            self._keep_reestimated()
+            with holders.barred(live, block.title):
+                tensors.copy_(live, block.values)
+                yield self._model
+                self._keep_reestimated()
         finally:
-            self._shown.pop()
-            self._put_back(live)
-
-    def _put_back(self, live: list[Tensor]) -> None:
-        """What the model held before a block: the average of the block around it, or the training weights."""
-        if self._shown:
-            outer, _ = self._shown[-1]
-            self._shown[-1] = outer, self._values(outer)
-        tensors.copy_(self._still(live), self._shown[-1][1] if self._shown else self._training)
-        self._training = self._training if self._shown else []
-
-    def _still(self, before: list[Tensor]) -> list[Tensor]:
-        """The model's tensors now, but those of ``before`` where a forward pass that failed has left gathered ones."""
-        now = self._live(self._slots)
-        return [new if layout(new) == layout(old) else old for new, old in zip(now, before, strict=True)]
+            showing.leave(block)
 
     def copy_to(self, model: nn.Module, which: int = 0) -> None:
         """Write the average, and what it leaves to the model, into ``model``, in its dtypes and on its device: this model,
         or another one with the same own names, sharded or not. Between a sharded and a whole model every process calls this.
 
         Raises:
-            ValueError: A name or shape differs, or there is no point in the average yet. Nothing is written then.
+            ValueError: A name or shape differs, or there is no point in the average yet, or it is this model while that holds something
+                to look at, with which the copy would be lost. Nothing is written then.
         """
         if model is self._model:
             self._forbid_inside("copy_to() of the same model")
+            showing.refuse("copy_to() of the same model", self._live(self._slots))
         slots, values = self._whole_model(which)
         point = dict(zip([s.name for s in slots], values, strict=True))
         targets = {s.name: s.tensor for s in find_slots(model)}
@@ -289,13 +284,17 @@ class ModelAverage(ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         self._keep_reestimated()
-        return {**self.__dict__, "_shown": []}
+        return {**self.__dict__, "_entered": [], "training": self._training()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        training = state.pop("training")
         self.__dict__.update(state)
-        if self._training:
-            tensors.copy_([s.tensor for s in self._slots], self._training)
-            self._training = []
+        if training:
+            tensors.copy_([s.tensor for s in self._slots], training)
+
+    def _training(self) -> list[Tensor]:
+        """Inside :meth:`averaged`: what the model will hold again, whoever has put it aside; else nothing."""
+        return showing.training(self._blocks[0].tensors) if self._blocks else []
 
     def _shared_state(self, averages: int) -> dict[str, Any]:
         """What every average saves beside its means: what was copied and re-estimated, and what :meth:`averaged` put aside."""
@@ -303,17 +302,8 @@ class ModelAverage(ABC):
         return {
             "copied": self._named(self._copied_slots, self._copied) if self._copied else {},
             "reestimated": [dict(self._reestimated.get(which, {})) for which in range(averages)],
-            **({"training": self._named(self._slots, self._training)} if self._shown else {}),
+            **({"training": self._named(self._slots, self._training())} if self._blocks else {}),
         }
-
-    @staticmethod
-    def _named(slots: list[Slot], values: list[Tensor]) -> dict[str, Tensor]:
-        return {s.name: v.detach() for s, v in zip(slots, values, strict=True)}
-
-    @staticmethod
-    def _check_named(slots: list[Slot], values: Mapping[str, Tensor], what: str) -> None:
-        require_tensors(values, what)
-        require_equal(shapes({s.name: s.tensor for s in slots}), shapes(values), what)
 
     def _check_shared(self, state: Mapping[str, Any], points: int, averages: int) -> None:
         """Check what :meth:`_load_shared` loads, before anything is changed."""
@@ -330,6 +320,7 @@ class ModelAverage(ABC):
         if points or state["copied"]:
             self._check_named(self._copied_slots, state["copied"], "the state's copied tensors")
         if "training" in state:
+            showing.refuse("load_state_dict() of a state saved inside averaged()", self._live(self._slots))
             self._check_named(self._slots, state["training"], "the state's training weights")
 
     def _load_shared(self, state: Mapping[str, Any]) -> None:
@@ -342,9 +333,3 @@ class ModelAverage(ABC):
     def _load_buffers(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         slots = [s for s in self._slots if s.name in values]
         return dict(zip([s.name for s in slots], self._load_list(slots, values, wide=False), strict=True))
-
-    def _load_list(self, slots: list[Slot], values: Mapping[str, Tensor], *, wide: bool = True) -> list[Tensor]:
-        """New tensors of this average with ``values``, converted to its precision (the model's, if not ``wide``) and device."""
-        store = self._store(self._live(slots), wide=wide)
-        copy_across(store, [values[s.name] for s in slots])
-        return store

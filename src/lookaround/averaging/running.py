@@ -144,19 +144,25 @@ class RunningAverage(ModelAverage):
         """The rules, in the order ``which`` numbers them."""
         return tuple(t.rule for t in self._tracks)
 
-    @torch.no_grad()
     def update(self) -> None:
         """Add the model's weights as they are now as the next point. Reads each weight once, whatever the number of
         averages.
 
         Raises:
-            ValueError: Called inside :meth:`averaged`; or the model is no longer made as it was at construction (a tensor is
-                new, gone, of another shape, no longer tied or can be trained now); or ``point`` has to be given. Nothing is
-                changed then.
+            ValueError: Called inside :meth:`averaged`, of this average or of another one; or the model is no longer made as it was at
+                construction (a tensor is new, gone, of another shape, no longer tied or can be trained now); or ``point`` has to be
+                given. Nothing is changed then.
         """
+        self._add(afresh=False)
+
+    @torch.no_grad()
+    def _add(self, *, afresh: bool) -> None:
+        """Add a point, as the first one if ``afresh``."""
         self._forbid_inside("update()")
         self._check_model()
         with self._at_point() as sources:
+            if afresh:
+                self.reset()
             for track in self._tracks:
                 if not track.means:
                     track.means = [self._store(sources) for _ in track.lengths]

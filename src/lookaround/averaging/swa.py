@@ -109,18 +109,20 @@ class FoldedSWA:
             statistics.
 
         Raises:
-            ValueError: All iterations have been made already, or it is called inside ``average.averaged()``.
+            ValueError: All iterations have been made already, or the model holds an average to look at (``average.averaged()``, or the
+                optimizer's), or it is called in the body of a loop over ``optimizer.around()``, or the model is no longer made as it was.
+                Nothing is changed then.
         """
-        self._average._forbid_inside("step()")
+        self._average._require_writable("step()")
         if self._iteration == self.iterations:
             raise ValueError(f"all {self.iterations} iterations have been made; the model holds the result")
         length = self.iterations // self.folds
-        if self._iteration % length == 0:
+        within = self._iteration % length + 1
+        if within % self.cycle == 0:
+            self._average._add(afresh=within == 1)
+        elif within == 1:
             self._average.reset()
         self._iteration += 1
-        within = self._iteration % length or length
-        if within % self.cycle == 0:
-            self._average.update()
         if within == length:
             self._average.write_back(self._restart)
         return within == length

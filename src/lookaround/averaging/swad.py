@@ -168,8 +168,8 @@ class SWAD(ModelAverage):
         """Add the model's weights as the next point.
 
         Raises:
-            ValueError: Called inside :meth:`averaged`, or the model is no longer made as it was at construction. Nothing is
-                changed then.
+            ValueError: Called inside :meth:`averaged`, of this average or of another one, or the model is no longer made as it was at
+                construction. Nothing is changed then.
         """
         self._forbid_inside("update()")
         if self._closed:
@@ -264,8 +264,8 @@ class SWAD(ModelAverage):
 
     def _last_model(self) -> list[Tensor]:
         """The point there would be now; inside a block what the block shows."""
-        if self._shown:
-            return self._shown[0][1][: len(self._averaged_slots)]
+        if self._blocks:
+            return self._blocks[0].values[: len(self._averaged_slots)]
         with self._at_point() as sources:
             return tensors.clone(sources)
 

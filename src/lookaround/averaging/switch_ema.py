@@ -92,9 +92,10 @@ class SwitchEMA:
             Whether it has been written, so that the model now holds the average.
 
         Raises:
-            ValueError: It is called inside ``average.averaged()``, or the model is no longer made as it was. Nothing is
-                changed then.
+            ValueError: The model holds an average to look at (``average.averaged()``, or the optimizer's), or it is called in the body of
+                a loop over ``optimizer.around()``, or the model is no longer made as it was. Nothing is changed then.
         """
+        self._average._require_writable("step()")
         self._average.update()
         if self._average.count % self.every:
             return False

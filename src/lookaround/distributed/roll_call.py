@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from threading import main_thread
 
 import torch.distributed as dist
 from torch.distributed import ProcessGroup
@@ -11,6 +12,8 @@ from torch.distributed.distributed_c10d import PrefixStore
 
 # Between a process that notices a failure and the last of the others that does: connections break within milliseconds.
 _GRACE = timedelta(seconds=5)
+# One wait for the door; between two of them a process looks whether it still has a reason to wait.
+_SLICE = timedelta(seconds=1)
 
 
 class LostRankError(RuntimeError):
@@ -82,12 +85,21 @@ class RollCall:
             if self._store.add(f"came {self._meeting}", 1) == len(self._ranks):
                 self._store.set(f"door {self._meeting}", "open")
                 self._clear(self._meeting - 1)
-            try:
-                self._store.wait([f"door {self._meeting}"], self.limit)
-            except dist.DistNetworkError:
-                raise
-            except RuntimeError as error:  # a DistStoreError, but of a file store
-                raise self._missing(what) from error
+            end = time.monotonic() + self.limit.total_seconds()
+            while not self._is_open(min(self.limit, _SLICE)):
+                # Where this is a thread, the program may be over meanwhile, and would wait for it.
+                if time.monotonic() >= end or not main_thread().is_alive():
+                    raise self._missing(what)
+
+    def _is_open(self, limit: timedelta) -> bool:
+        """Whether all have come, at the latest after a while."""
+        try:
+            self._store.wait([f"door {self._meeting}"], limit)
+        except dist.DistNetworkError:
+            raise
+        except RuntimeError:  # a DistStoreError, but of a file store
+            return False
+        return True
 
     def _clear(self, meeting: int) -> None:
         for key in (f"came {meeting}", f"door {meeting}"):

@@ -10,6 +10,7 @@ from operator import and_
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
 
 from lookaround.distributed import wire as wires
@@ -34,6 +35,8 @@ class Rows:
         branches: d, at least the rows.
         wire: how weights travel: ``"exact"``, ``"bfloat16"`` or ``"int8"``; the last two as displacements with error feedback.
         time_limit: how long an average waits for a process.
+        apart: talk in a process group of their own, made here by all processes of a column, so that a thread can do so while others use
+            the mesh's.
 
     Raises:
         TypeError, ValueError: see `place`; an unknown wire; a limit that is not positive.
@@ -46,12 +49,13 @@ class Rows:
         *,
         wire: wires.Format = "exact",
         time_limit: timedelta = timedelta(minutes=10),
+        apart: bool = False,
     ) -> None:
         self.placement = place(mesh, branches)
         self._wire = wires.by_name(wire)
         if time_limit <= timedelta(0):
             raise ValueError(f"time_limit has to be positive, got {time_limit}")
-        self._group = mesh.get_group(BRANCH)
+        self._group = _twin(mesh.get_group(BRANCH)) if apart else mesh.get_group(BRANCH)
         self._device = torch.device(mesh.device_type)
         self._exact = Exchange(self._group, wires.by_name("exact"), time_limit)
         self._lossy = Exchange(self._group, self._wire, time_limit)
@@ -190,6 +194,14 @@ class Rows:
                 torch._foreach_copy_(block, _views(packed, block))
             else:
                 self._exact.sent += packed.nbytes * (self.placement.rows - 1)
+
+
+def _twin(group: ProcessGroup) -> ProcessGroup:
+    """Another group of the same processes, which nobody else knows of."""
+    ranks = dist.get_process_group_ranks(group)
+    made = dist.new_group(ranks, use_local_synchronization=True, group_desc="lookaround overlap")
+    assert isinstance(made, ProcessGroup)
+    return made
 
 
 def _words(bits: int, count: int) -> list[int]:

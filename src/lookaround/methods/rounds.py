@@ -54,6 +54,9 @@ class LookaroundSettings(Rounds):
     branches: Annotated[
         int | None, Help("number of branches, and copies of a minibatch; none: the task's", least=1)
     ] = None
+    overlap: Annotated[
+        int, Help("minibatches by which an average is taken in after its round, while the next has begun", least=0)
+    ] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +84,9 @@ class DilocoSettings(OuterSettings):
     branches: Annotated[
         int | None, Help("number of branches, and copies of a minibatch; none: the task's", least=1)
     ] = None
+    overlap: Annotated[
+        int, Help("minibatches by which an average is taken in after its round, while the next has begun", least=0)
+    ] = 0
 
 
 def lookahead(setup: Setup, settings: LookaheadSettings, inner: Optimizer) -> AveragedTrajectory:
@@ -124,6 +130,7 @@ def lookaround(setup: Setup, settings: LookaroundSettings, inner: Optimizer) -> 
         model=None if setup.norm_stats == "copy" else setup.model,
         start=round(settings.start * setup.total),
         mesh=setup.mesh,
+        overlap=settings.overlap,
     )
     return Branches(setup, optimizer)
 
@@ -159,5 +166,6 @@ def diloco(setup: Setup, settings: DilocoSettings, inner: Optimizer) -> Branches
         model=None if setup.norm_stats == "copy" else setup.model,
         start=round(settings.start * setup.total),
         mesh=setup.mesh,
+        overlap=settings.overlap,
     )
     return Branches(setup, optimizer)

@@ -91,7 +91,7 @@ def _turn_over(rounds: Rounds, block: list[Batch], branch: int) -> Iterator[tupl
         yield block[at], branch
         _note_gradient(rounds, before)
         if not first:
-            replay.check(rounds.branches.groups, branch)
+            replay.check(rounds.branches.groups, branch, last=at + 1 == len(block))
         rounds.done, rounds.noted = at + 1, False
     rounds.at, rounds.done, rounds.noted = None, 0, False
     if first:

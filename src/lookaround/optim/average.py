@@ -153,6 +153,58 @@ def packed_means(
         yield mean_of(members, in_place=in_place), (*lists, *[of.blocks[i] for of in beside])
 
 
+def settle_packed(
+    layout: Layout,
+    sets: Sequence[Packed | None],
+    taking_part: Sequence[bool],
+    alpha: float,
+    slow: Packed | None = None,
+    only: int | None = None,
+) -> None:
+    """As `settle` with `towards`, for a model and sets laid out as it is (None for the branch in the model): every operation but the
+    last is one on a flat tensor. To be quick for models of any size: asked at every average.
+
+    Args:
+        layout: of the model.
+        sets: each branch's.
+        taking_part: which of them the mean is of.
+        alpha: how far φ goes towards it.
+        slow: φ, if there is one.
+        only: write the result to this branch alone, and leave φ as it is.
+    """
+    for i, parts in enumerate(layout.blocks):
+        held: list[list[Tensor]] = [parts if of is None else of.blocks[i] for of in sets]
+        result = _mean_of_block(layout, i, held, taking_part, in_place=only is None or taking_part.index(True) == only)
+        if slow is not None:
+            result = _towards_block(alpha, result[0], slow.blocks[i], keep=only is not None)
+        for block in held if only is None else held[only : only + 1]:
+            if block is result:
+                continue
+            if block is parts:
+                layout.scatter(i, result)
+            else:
+                block[0].copy_(result[0], non_blocking=True)
+
+
+def _mean_of_block(
+    layout: Layout, i: int, held: list[list[Tensor]], taking_part: Sequence[bool], *, in_place: bool
+) -> list[Tensor]:
+    if len(held) == 1 and len(held[0]) > 1:
+        return [layout.gather(i, wide=True)]
+    members = [[layout.gather(i)] if len(of) > 1 else of for of in compress(held, taking_part)]
+    return mean_of(members, in_place=in_place)
+
+
+def _towards_block(alpha: float, mean: Tensor, slow: Block, *, keep: bool) -> list[Tensor]:
+    """`towards` of one flat tensor."""
+    phi = slow[0]
+    mean.sub_(phi)
+    if keep:
+        return [torch.add(phi, mean, alpha=alpha)]
+    phi.add_(mean, alpha=alpha)
+    return slow
+
+
 Move = Callable[[list[Tensor], list[Tensor] | None, bool], list[Tensor]]
 
 

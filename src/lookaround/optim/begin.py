@@ -10,6 +10,8 @@ from lookaround.optim.branches import Branches
 from lookaround.optim.cadence import Place
 from lookaround.optim.checks import Alpha, Period, check_count, evaluate_alpha, evaluate_k
 from lookaround.optim.common import Common
+from lookaround.optim.overlap import Overlap
+from lookaround.optim.overlapped import Overlapped
 from lookaround.optim.own import Own
 from lookaround.optim.replay import Replay
 from lookaround.optim.rounds import Rounds
@@ -35,12 +37,22 @@ def fresh(branch: int) -> Group:
 
 
 def rounds(
-    name: str, branches: Branches, common: Common, adaptive: Adaptive | None, k: Period, alpha: Alpha, *, plain: bool
+    name: str,
+    branches: Branches,
+    common: Common,
+    adaptive: Adaptive | None,
+    k: Period,
+    alpha: Alpha,
+    *,
+    plain: bool,
+    flight: Overlap | None,
+    overlap: int,
 ) -> Rounds:
     """The rounds of a wrapper of that name before the first step; ``plain`` where the inner optimizer is no wrapper."""
     own, replay = Own(name, branches, common, plain), Replay(f"{name}_replay", partial(_is_common, name))
     place = Place(branch=branches.local.start)
-    return Rounds(name, branches, common, own, replay, adaptive, _schedules(k, alpha), place)
+    parts = (name, branches, common, own, replay, adaptive, _schedules(k, alpha), place)
+    return Overlapped(*parts, overlap=overlap, flight=flight) if flight is not None else Rounds(*parts)
 
 
 def _schedules(k: Period, alpha: Alpha) -> dict[str, Callable[[int], Any]]:

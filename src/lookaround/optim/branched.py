@@ -21,9 +21,12 @@ from lookaround.optim.checks import (
     check_count,
     check_model,
     check_nesting,
+    check_overlap,
 )
 from lookaround.optim.common import Common
 from lookaround.optim.outer import MakeOuter, Outer
+from lookaround.optim.overlap import Overlap
+from lookaround.optim.run import LEFT_OUT, UNDER_WAY
 from lookaround.optim.scheduled import Scheduled
 from lookaround.optim.wrapper import Closure, Group, chain
 
@@ -48,6 +51,7 @@ class Branched(Scheduled):
         outer: MakeOuter | None = None,
         rows: Rows | None = None,
         adaptive: Adaptive | None = None,
+        overlap: int = 0,
     ) -> None:
         self._check_inner(inner)
         inside, rows = chain(inner), rows or Alone(check_count("branches", branches))
@@ -55,13 +59,19 @@ class Branched(Scheduled):
         check_nesting(inside)
         check_model(model, inner)
         mode = momentum.check_mode(inner_state, inside[-1])
+        if overlap := check_overlap(overlap, settings["k"], mode, inside):
+            settings |= dict.fromkeys((UNDER_WAY, LEFT_OUT), 0)
         here = Branches(inside, self.name, rows.local, model, offload)
         moves = Outer(outer, here.params()) if outer else None
         settings |= {f"outer.{key}": value for key, value in moves.settings().items()} if moves else {}
         super().__init__(inner, settings)
         common = Common(here, rows, mode, moves, self._careful)
-        self._run = begin.rounds(self.name, here, common, adaptive, k, alpha, plain=len(inside) == 1)
-        hold(self, inside)
+        flight = Overlap(here, rows, common) if overlap else None
+        plain = len(inside) == 1
+        self._run = begin.rounds(
+            self.name, here, common, adaptive, k, alpha, plain=plain, flight=flight, overlap=overlap
+        )
+        hold(self)
 
     def _step(self, closure: Closure | None = None, **options: Any) -> Any:
         run = self._run
@@ -125,7 +135,7 @@ class Branched(Scheduled):
 
         All branches and φ become them; what the unfinished round has made is dropped, though it counts as a round; momentum goes
         as ``inner_state`` says. A wrapper inside this one takes them too, and keeps its place in its own round. For procedures that
-        write weights into the model in the middle of a training, such as the folds of SWA:
+        write weights into the model in the middle of a training (a loop over `around` ends with it), such as the folds of SWA:
         ``FoldedSWA(…, point=optimizer.averaged, restart=optimizer.restart)``. Without this call a wrapper goes on towards the
         weights it keeps. While ``start`` lasts and before the first step nothing is kept and nothing is done: the next step takes
         the weights as they are.
@@ -162,17 +172,19 @@ class Branched(Scheduled):
 
         They are φ + α (mean of the branches - φ), or where the outer optimizer would move φ, so right after an average φ itself.
         Contexts may be nested, training weights come back on leaving and on exceptions, and a state dict taken inside holds
-        them: loading it puts them into the parameters (load the model's state dict first, then the optimizer's).
+        them: loading it puts them into the parameters (load the model's state dict first, then the optimizer's and those of averages,
+        in any order). The ``averaged()`` of an average over time may be entered inside, and the two left in any order.
 
         Under FSDP2 a forward pass without a backward leaves gathered copies of weights in the model, which writing to the
         parameters does not change. With ``model=`` they are dropped here; without it call ``model.reshard()`` between an evaluation
         and the next entry, exit or `average`, and the same of every submodule sharded with ``reshard_after_forward=False``.
 
         Raises:
-            ValueError: from ``step()``, ``around()``, ``average()``, ``restart()`` and ``load_state_dict()`` inside the context.
+            ValueError: from ``step()``, ``around()``, ``average()``, ``restart()`` and ``load_state_dict()`` inside the context; and where
+                the model holds something else to look at, inside ``averaged()`` of an average over time, say.
         """
-        run = self._run
-        shown.show(run)
+        run, name = self._run, type(self).__name__
+        shown.show(run, name, f"averaged() of a {name}")
         run.shown += 1
         try:
             yield
@@ -185,20 +197,24 @@ class Branched(Scheduled):
 
         For frameworks that call it around evaluation and before saving, as Transformers' Trainer does. A checkpoint saved meanwhile has
         the average in the model's part and the training weights in the optimizer's, which loading puts back.
+
+        Raises:
+            ValueError: the model holds something else to look at, inside ``averaged()`` of an average over time, say; or inside `averaged`,
+                with an inner optimizer that has an ``eval()`` of its own.
         """
-        if not self._run.evaluating:
-            self._pass_on("eval")
-            shown.show(self._run)
-            self._run.evaluating = True
+        shown.evaluate(self._run, type(self).__name__, self._change("eval"))
 
     def train(self) -> None:
-        """Have the training weights back in the model after `eval`; an inner optimizer's own ``train()`` is called too."""
-        self._run.evaluating = False
-        shown.hide(self._run)
-        self._pass_on("train")
+        """Have the training weights back in the model after `eval`; an inner optimizer's own ``train()`` is called too.
 
-    def _pass_on(self, mode: str) -> None:
-        shown.pass_on(self._run, getattr(chain(self)[-1], mode, None))
+        Raises:
+            ValueError: as from `eval`.
+        """
+        shown.train(self._run, type(self).__name__, self._change("train"))
+
+    def _change(self, mode: str) -> Closure | None:
+        change = getattr(chain(self)[-1], mode, None)
+        return change if callable(change) else None
 
     def _saved(self) -> Group:
         run = self._run

@@ -114,9 +114,11 @@ class Branches:
 
     def fork(self) -> None:
         """Give each waiting branch what it does not have yet: everything at first, later what new parameters bring."""
-        self.follow()
         if len(self.local) == 1:
+            if not self.parameters.are(self.groups):
+                self.follow()
             return
+        self.follow()
         missing = [b for b in self.others() if b not in self.idle]
         if missing:
             self.own_values.fork(self.groups)

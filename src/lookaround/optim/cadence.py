@@ -46,6 +46,11 @@ class Place(NamedTuple):
         round_, step, branch, taken, most, skipped = self
         return _new(Place, (round_, step, branch, taken + 1, most if most > taken else taken + 1, skipped))
 
+    def counted(self) -> "Place":
+        """After a pass of one step of one branch."""
+        round_, step, branch, _, _, skipped = self
+        return _new(Place, (round_, step + 1, branch, 0, 0, skipped))
+
 
 def turn_ends(place: Place, branches: range, k: int) -> tuple[Move, Place]:
     """What comes after a branch's turn, and where that is: the next branch, in this pass or the next one, or the average.
@@ -91,4 +96,4 @@ def made_up(place: Place, missed: int) -> Place:
 
 def round_ends(place: Place, branches: range) -> Place:
     """The start of the next round."""
-    return Place(round=place.round + 1, branch=branches.start)
+    return _new(Place, (place.round + 1, 0, branches.start, 0, 0, 0))

@@ -27,6 +27,8 @@ class NotFiniteError(ValueError):
 
 def check_count(what: str, value: Any, *, least: int = 1) -> int:
     """An integer of at least ``least``, of Python's or numpy's type."""
+    if type(value) is int and value >= least:  # the common case, asked at every average
+        return value
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{what} has to be an integer, got {value!r}")
     count = int(index(value))
@@ -79,7 +81,7 @@ def moves_nothing(groups: list[dict[str, Any]]) -> bool:
 def check_nesting(inside: Sequence[Optimizer]) -> None:
     """Branches are the outermost loop: a wrapper outside them would see one trajectory where there are d."""
     for wrapped in inside:
-        if getattr(wrapped, "branches", 1) > 1:
+        if getattr(wrapped, "branches", 1) > 1 or getattr(wrapped, "overlap", 0):
             raise ValueError(
                 f"nothing that averages can be wrapped around the branches of {type(wrapped).__name__}: "
                 f"wrap {type(wrapped).__name__} around it instead, or set its own alpha"
@@ -99,6 +101,27 @@ def check_wrappers(saved: Sequence[dict[str, Any]], groups: Sequence[dict[str, A
                 f"this is a checkpoint of {missing}, and the optimizer it is loaded into is {name} without {missing}: build the "
                 "optimizer that was saved, with the same wrappers around each other"
             )
+
+
+def check_overlap(overlap: Any, k: int, inner_state: str, inside: Sequence[Optimizer]) -> int:
+    """Passes by which an average is taken in later: fewer than a round has, and with nothing that would need to travel besides weights."""
+    passes = check_count("overlap", overlap, least=0)
+    if passes >= k:
+        raise ValueError(
+            f"overlap={passes} has to be less than k={k}: an average that sets out at a round's end is taken in before the next one does"
+        )
+    if passes and inner_state == "interpolate":
+        raise ValueError(
+            f"inner_state='interpolate' with overlap={passes} is not to be had: the mean of the momentum would be of {passes} steps ago; "
+            "use 'maintain' or 'reset', or leave overlap out"
+        )
+    holding = next((type(wrapped).__name__ for wrapped in inside[:-1] if hasattr(wrapped, "_run")), None)
+    if passes and holding:
+        raise ValueError(
+            f"overlap={passes} around {holding}, which has slow weights of its own, is not to be had: wrap around the inner optimizer, "
+            "or leave overlap out"
+        )
+    return passes
 
 
 def check_model(model: nn.Module | None, inner: Optimizer) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lookaround.optim import momentum
-from lookaround.optim.average import Rows, settle, towards
+from lookaround.optim.average import Alone, Rows, settle, towards
 from lookaround.optim.branches import Branches
 from lookaround.optim.checks import NotFiniteError
 from lookaround.optim.kept import SLOW, waiting
@@ -16,6 +16,8 @@ from lookaround.optim.moving import ByParam, Moving, by_group
 from lookaround.optim.outer import Outer
 from lookaround.optim.taking_part import TakingPart
 from lookaround.tensors import all_finite, clone, copy_
+
+_LEFT_OUT = "has weights that are infinite or NaN: it is left out of the average of round {} and restarts from it"
 
 Lists = tuple[list[list[Tensor]], float]
 
@@ -46,6 +48,14 @@ class Common:
         self._moving, self._taking_part = Moving(branches, rows, outer), TakingPart(branches, rows, careful)
         self.outer = outer
         self.own: dict[str, dict[Tensor, Any]] = {}
+        # One branch that is nothing but weights: nobody to ask, nothing to settle beside them.
+        self._bare = (
+            isinstance(rows, Alone)
+            and rows.branches == 1
+            and not careful
+            and inner_state == "maintain"
+            and branches.model is None
+        )
 
     @property
     def branches(self) -> int:
@@ -62,20 +72,20 @@ class Common:
 
         ``skipped`` has a bit for each that nobody here has made.
         """
+        if self._bare and not self._branches.hold_rounds:
+            self._moving.step_back(alphas)
+            return 0
         with self._rows.meeting(f"the average of round {round_number}"):
             part, missed = self._taking_part.at_average(round_number, skipped, k)
             if missed:
                 return missed
-            self._moving.move(alphas, part, None if self._rows.exact else self._lost())
+            self._moving.move(alphas, part, self.lost())
             if self._branches.hold_rounds or self._mode != "maintain":
                 self._settle([*self._nested_slow(alphas), *self._momentum(alphas, round_number == 0)], part)
             if self._branches.counters.live:
                 self._copy_counters()
             if not all(part):
-                self._taking_part.rejoin(
-                    part,
-                    f"has weights that are infinite or NaN: it is left out of the average of round {round_number} and restarts from it",
-                )
+                self._taking_part.rejoin(part, _LEFT_OUT.format(round_number))
         return 0
 
     def show(self, alphas: Sequence[float], round_number: int) -> None:
@@ -83,7 +93,7 @@ class Common:
         here = self._branches.current - self._branches.local.start
         with self._rows.meeting(f"the average shown in round {round_number}"):
             part, _ = self._taking_part.at_average(round_number)
-            self._moving.move(alphas, part, self._lost(), here)
+            self._moving.move(alphas, part, self.lost(), here)
 
     @torch.no_grad()
     def restart(self, alphas: Sequence[float], *, unfinished: bool) -> None:
@@ -107,7 +117,31 @@ class Common:
         for lists, alpha in each:
             settle(self._rows.means(lists[:count], part, *lists[count:]), count, partial(towards, alpha))
 
-    def _lost(self) -> ByParam | None:
+    def well(self) -> list[bool]:
+        """Of the branches here, those that are finite."""
+        return self._taking_part.well()
+
+    def landed(self, part: list[bool], round_number: int) -> None:
+        """What an average brings besides, where branches went on while it was under way: momentum is reset, those left out rejoin."""
+        if self._mode == "reset":
+            self._momentum((), round_number == 0)
+        if not all(part):
+            with self._rows.meeting(f"the average of round {round_number}"):
+                self._taking_part.rejoin(part, _LEFT_OUT.format(round_number), apart=True)
+
+    @torch.no_grad()
+    def settle_buffers(self, round_number: int, *, here: bool = False) -> None:
+        """Bring buffers alone to their mean, everywhere; or (``here``) running statistics in the model alone."""
+        branches = self._branches
+        if not (branches.statistics.live or branches.counters.live):
+            return
+        with self._rows.meeting(f"the buffers of round {round_number}"):
+            part, _ = self._taking_part.at_average(round_number)
+            self._moving.move_statistics(1.0, part, branches.current - branches.local.start if here else None)
+            if branches.counters.live and not here:
+                self._copy_counters()
+
+    def lost(self) -> ByParam | None:
         """What this row has lost on the wire, by parameter in the order of the weights kept; None where nothing is lost."""
         if self._rows.exact:
             return None
@@ -168,7 +202,11 @@ class Common:
             self._warn_without(any(found_any), first)
             return []
         found = [momentum.moments(of) for of in entries]
-        self._warn_without(any(found), first)
+        # One whose first step was skipped has none yet, and then no row sends its own.
+        everywhere, _ = self._rows.agree(0, [], [*map(bool, found)])
+        self._warn_without(any(everywhere), first)
+        if not all(everywhere):
+            return []
         ours = found[self._branches.current - self._branches.local.start]
         names = [(name, self._slow_momentum(name, of)) for name, of in ours.items()]
         each = [([of.get(name, {}) for of in found], slow) for name, slow in names]

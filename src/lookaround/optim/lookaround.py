@@ -47,7 +47,26 @@ class Lookaround(Spread):
         start: passes over the branches before the first round, during which they share one set of weights that takes d steps a pass
             and so consumes every augmentation. With a large k this is DART, which branches off half-way through training.
         outer: an outer optimizer in the place of α (see `Lookahead`): d branches with Nesterov momentum are DiLoCo.
-        rows: where the branches are, if not all in this process (`lookaround.distributed`).
+        mesh: a `DeviceMesh` with a dimension "branch": a process holds the branches of its row (docs/scaling.md). Without it all are here.
+        wire: how weights travel along it: ``"exact"``, or in fewer bits, as displacements whose errors are made up for the next time.
+        time_limit: how long an average waits for a process; then `lookaround.distributed.LostRankError` names it.
+        overlap: j, passes over the branches by which an average is taken in after its round's end, less than k. 0 takes it in there. With
+            more it is under way meanwhile, in a thread, while the next round has begun: no process waits for the others at a round's end.
+
+    With ``overlap=j`` branch i keeps :math:`s_i = \theta_i` at a round's end and goes on from there. j passes later (at the next round's
+    end, if that comes earlier, since k may change) the mean of all s_i has come, and
+
+    .. math:: \phi \leftarrow \phi + \alpha \Big(\frac{1}{d} \sum_i s_i - \phi\Big), \qquad \theta_i \leftarrow \theta_i + (\phi - s_i),
+
+    or the outer optimizer's step on φ - mean: each branch is at the new common start, with the way on top that it has come since. α
+    and the outer optimizer's settings are those of then. ``inner_state="reset"`` resets momentum then; ``"interpolate"`` is refused,
+    and so is a wrapper inside that has slow weights of its own. Buffers stay each branch's own, and their mean is taken where it is
+    looked at: for running statistics, which go a part of the way to every minibatch's, that comes to the same. A pass counts even if
+    every step in it was skipped. `averaged` waits for what is under way and shows what the average step would give had it come,
+    φ + α mean (θ_i - s_i) with the new φ; right after a round's end, φ itself. `average` takes in what is under way and ends the
+    round with an average that is waited for; `restart` drops it. A branch that was not finite at the round's end is φ when the
+    average has come. Memory: one more copy of each branch's weights, and one set in the averaging dtype. A state dict waits for
+    what is under way and holds it, so a run goes on from it without sending anything again.
 
     The memory is d times weights and inner state (and φ where α < 1), plus the activations of one branch. A branch whose weights are
     not finite at an average is left out of it with a RuntimeWarning, and restarts from the average with another branch's inner
@@ -70,7 +89,9 @@ class Lookaround(Spread):
         >>> weight.data  # one branch went to 1, the other to 3
         tensor([2.])
 
-    Source: Algorithm 1 and equations 1 and 2; ``maintain`` and k = 5 are the authors' settings; DART: Jain et al., CVPR 2023.
+    Source: Algorithm 1 and equations 1 and 2; ``maintain`` and k = 5 are the authors' settings; DART: Jain et al., CVPR 2023. Overlap:
+    CoCoD-SGD, Shen et al., IJCAI 2019 (arXiv 1906.12043), where it takes a whole round; the rule for part of one, at α = 1, is also
+    LOSCAR-SGD's (arXiv 2605.20866).
     """
 
     name: ClassVar[str] = "lookaround"
@@ -91,14 +112,18 @@ class Lookaround(Spread):
         mesh: "DeviceMesh | None" = None,
         wire: Literal["exact", "bfloat16", "int8"] = "exact",
         time_limit: timedelta = timedelta(minutes=10),
+        overlap: int = 0,
     ) -> None:
         if outer is not None and alpha != 1:
             raise ValueError(f"either outer or alpha={alpha!r} moves the slow weights: leave one of them out")
-        rows = _rows(mesh, check_count("branches", branches), wire, time_limit, start)
-        super().__init__(inner, branches, k, alpha, inner_state, model, offload, start, outer, rows)
+        apart = check_count("overlap", overlap, least=0) > 0
+        rows = _rows(mesh, check_count("branches", branches), wire, time_limit, start, apart)
+        super().__init__(inner, branches, k, alpha, inner_state, model, offload, start, outer, rows, overlap=overlap)
 
 
-def _rows(mesh: "DeviceMesh | None", branches: int, wire: Any, time_limit: timedelta, start: int) -> Rows | None:
+def _rows(
+    mesh: "DeviceMesh | None", branches: int, wire: Any, time_limit: timedelta, start: int, apart: bool
+) -> Rows | None:
     """The rows of processes of a mesh; nothing of them is loaded without one."""
     if mesh is None:
         if wire != "exact":
@@ -113,4 +138,4 @@ def _rows(mesh: "DeviceMesh | None", branches: int, wire: Any, time_limit: timed
         )
     from lookaround.distributed import Rows
 
-    return Rows(mesh, branches, wire=wire, time_limit=time_limit)
+    return Rows(mesh, branches, wire=wire, time_limit=time_limit, apart=apart)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lookaround.optim.average import Alone, Means, Rows, difference, packed_means, settle, towards
+from lookaround.optim.average import Alone, Means, Rows, difference, packed_means, settle, settle_packed, towards
 from lookaround.optim.branches import Branches
 from lookaround.optim.kept import SLOW, Kept, waiting
 from lookaround.optim.outer import Outer
@@ -33,6 +33,14 @@ class Moving:
     def __init__(self, branches: Branches, rows: Rows, outer: Outer | None) -> None:
         self._branches, self._rows, self._outer = branches, rows, outer
 
+    def step_back(self, alphas: Sequence[float]) -> None:
+        """`move` of one branch that is nothing but weights: Lookahead's, at every k-th step."""
+        weights = self._branches.weights
+        if self._outer is not None or len(alphas) > 1 or SLOW not in weights or not weights.live:
+            self._move(alphas, [True], None, None)
+        else:
+            settle_packed(weights.layout, [None], [True], alphas[0], weights.packed(SLOW))
+
     def move(self, alphas: Sequence[float], part: list[bool], lost: ByParam | None, only: int | None = None) -> None:
         """Weights and statistics go to the average of those who take part; in the model alone, and φ stays, where ``only`` says its place.
 
@@ -46,7 +54,7 @@ class Moving:
 
     def _move(self, alphas: Sequence[float], part: list[bool], lost: ByParam | None, only: int | None) -> None:
         branches = self._branches
-        weights, count = branches.weights, len(branches.local)
+        weights = branches.weights
         if not weights.live:
             return
         if lost is not None and only is not None:
@@ -58,23 +66,40 @@ class Moving:
         elif len(alphas) > 1 and len(set(alphas)) > 1 and SLOW in weights:
             self._move_by_group(alphas, part, lost, only)
         else:
-            settle(self._means(weights, part, lost, only), count, partial(towards, alphas[0]), only)
+            self._move_together(weights, alphas[0], part, lost, only)
+        self.move_statistics(1.0 if self._outer else alphas[0], part, only)
+
+    def move_statistics(self, alpha: float, part: list[bool], only: int | None = None) -> None:
+        """Running statistics alone go to their average, as `move` takes them there."""
+        branches = self._branches
         if branches.model is not None and branches.statistics.live:
-            alpha = 1.0 if self._outer else alphas[0]
-            settle(self._means(branches.statistics, part, None, only), count, partial(towards, alpha), only)
+            self._move_together(branches.statistics, alpha, part, None, only)
+
+    def _move_together(
+        self, kept: Kept, alpha: float, part: list[bool], lost: ByParam | None, only: int | None
+    ) -> None:
+        """All that is kept goes to the mean over all branches, or with φ as far as α says."""
+        if not isinstance(self._rows, Alone):
+            settle(self._means(kept, part, lost, only), len(self._branches.local), partial(towards, alpha), only)
+            return
+        slow = kept.packed(SLOW) if SLOW in kept else None
+        if len(part) > 1 or slow is not None:
+            settle_packed(kept.layout, self._sets(kept), part, alpha, slow, only)
+
+    def _sets(self, kept: Kept) -> list[Packed | None]:
+        """Each branch's, laid out as the model is; None for the one in the model."""
+        current = self._branches.current
+        return [None if b == current else kept.packed(waiting(b)) for b in self._branches.local]
 
     def _means(self, kept: Kept, part: list[bool], lost: ByParam | None, only: int | None) -> Means:
         """The mean over all branches of what is kept for each, beside φ if there is one."""
-        branches = self._branches
         slow = [kept.packed(SLOW)] if SLOW in kept else []
         if not isinstance(self._rows, Alone):
             values = [list(of.values()) for of in self._lists(kept)]
             start = slow[0] if lost is not None else None
             return self._rows.means(values, part, *slow, start=start, lost=list(lost.values()) if lost else None)
-        if len(part) == 1 and not slow:
-            return iter(())
-        sets: list[Packed | None] = [None if b == branches.current else kept.packed(waiting(b)) for b in branches.local]
-        return packed_means(kept.layout, sets, part, *slow, in_place=only is None or part.index(True) == only)
+        in_place = only is None or part.index(True) == only
+        return packed_means(kept.layout, self._sets(kept), part, *slow, in_place=in_place)
 
     @torch.no_grad()
     def _move_by_group(self, alphas: Sequence[float], part: list[bool], lost: ByParam | None, only: int | None) -> None:

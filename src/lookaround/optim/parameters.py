@@ -38,6 +38,10 @@ class Parameters:
         params = groups[0]["params"] if len(groups) == 1 else chain.from_iterable([g["params"] for g in groups])
         return [*map(Tensor.data_ptr, params)] == self._addresses
 
+    def are(self, groups: Sequence[dict[str, Any]]) -> bool:
+        """Whether they are those of before, wherever their memory is. Quick: for every round."""
+        return len(groups) == 1 and not self.differ(groups[0]["params"])
+
     def differ(self, params: list[Tensor]) -> bool:
         """Whether these are others, in another order, or some are trained that were not."""
         same = len(params) == len(self._all) and all(map(is_, params, self._all))

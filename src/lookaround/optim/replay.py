@@ -65,9 +65,12 @@ class Replay:
                     _assign(group, key, group[f"{self._prefix}.{place}.{key}"])
         self._look(groups)
 
-    def check(self, groups: Sequence[Group], branch: int) -> None:
-        """Raise ValueError where settings have changed in the turn of a branch that is not the first."""
-        if self._watch.same(groups):
+    def check(self, groups: Sequence[Group], branch: int, *, last: bool) -> None:
+        """Raise ValueError where settings have changed in the turn of a branch that is not the first, at its last minibatch at the latest.
+
+        To be called after each: what is put back from place to place would cover a change.
+        """
+        if not (last or self._holds) or self._watch.same(groups):
             return
         for group, old in zip(groups, self._seen, strict=False):
             for key, value in self._settings(group).items():

@@ -39,9 +39,14 @@ class Rounds(Run):
             self.branches.own_values.after_step(self.branches.groups)
         if self.adaptive is not None:
             self._adapt(self.adaptive)
-        if not self.place.round and self._has_created_state():
+        place = self.place
+        if not place.round and self._has_created_state():
             return
-        self.place, self.noted = self.place.stepped(), False
+        self.noted = False
+        if self._alone and self.walk is None and place.step + 1 < self.branches.groups[0][self._k] and place.round:
+            self.place = place.counted()  # in the middle of a round of one branch: nothing but to count
+            return
+        self.place = place.stepped()
         if self.walk is None:
             self.turn_ends()
         elif self.at is not None:
@@ -92,17 +97,23 @@ class Rounds(Run):
         branches = self.branches
         if branches.model is not None:
             branches.find_buffers()
+        if self.adaptive is not None:  # it reads φ during the round
+            branches.follow()
         if not self._needs_slow():
             self.common.drop_slow()
         elif SLOW not in branches.weights:
-            branches.follow()
-            branches.keep_slow()
+            self._keep_slow()
         branches.fork()
+
+    def _keep_slow(self) -> None:
+        self.branches.follow()
+        self.branches.keep_slow()
 
     def _needs_slow(self) -> bool:
         """Whether the average that ends a round beginning now asks for φ."""
-        if any(group[self._alpha] < 1 for group in self.branches.groups):
-            return True
+        for group in self.branches.groups:
+            if group[self._alpha] < 1:
+                return True
         return self.common.outer is not None or self.common.displaced or self.adaptive is not None
 
     def end_round(self, skipped: int = 0) -> int:
@@ -132,6 +143,15 @@ class Rounds(Run):
             self.branches.reshard()
             self.end_round()
         self.end_block()
+
+    @property
+    def is_common(self) -> bool:
+        """Whether what is in the model is where all branches begin."""
+        return self.place.at_start(self.branches.local)
+
+    def show(self) -> None:
+        """Put what `end_here` would put into the model there, and nowhere else."""
+        self.common.show(self.alphas(), self.place.round)
 
     def restart(self) -> None:
         """Begin a new round from what is in the model."""

@@ -13,10 +13,13 @@ from lookaround.optim.common import Common
 from lookaround.optim.gradients import Left
 from lookaround.optim.own import Own
 from lookaround.optim.replay import Replay
+from lookaround.showing import Showing
 
 # The place in the nest of loops and in a block of minibatches, as it stands in the groups.
 COUNTERS = ("round", "step", "branch", "taken", "pass", "skipped")
 IN_BLOCK = ("at", "made", "batches")
+# What a state dict says in the groups of an average that is under way.
+UNDER_WAY, LEFT_OUT = "under_way", "left_out"
 
 _START = Place()
 
@@ -48,7 +51,9 @@ class Run:
         walk: of the loop over `around` that is open; None outside of one.
         left: whether a loop was left half-way.
         resumed: whether a branch's turn was over but for the end of its loop's body when what was loaded was saved.
-        shown: how many `averaged` contexts are open.
+        shown: how many look at something in the model, in contexts of `averaged` here and of others.
+        barred: those others, for messages.
+        showing: the average that is shown, as others know of it.
         evaluating: whether `eval` has put the average into the model.
         created: whether the first step has only created state.
         stale: the gradient that a turn without a step has left.
@@ -60,6 +65,7 @@ class Run:
         leaving: whether the loop over minibatches is left after this turn.
         fresh: whether the next step has to look whether a round begins.
         noted: whether the counters in the groups are these.
+        overlap: passes after a round's end at which its average is taken in; 0 for rounds that end with it.
     """
 
     name: str
@@ -74,6 +80,8 @@ class Run:
     left: bool = False
     resumed: bool = False
     shown: int = 0
+    barred: list[str] = field(default_factory=list)
+    showing: Showing | None = None
     evaluating: bool = False
     created: bool = False
     stale: Left | None = None
@@ -86,12 +94,14 @@ class Run:
     leaving: bool = False
     fresh: bool = True
     noted: bool = True
+    overlap: int = 0
 
     def __post_init__(self) -> None:
         self._k, self._alpha, self._start = (f"{self.name}_{key}" for key in ("k", "alpha", "start"))
         self._counters = [f"{self.name}_{counter}" for counter in (*COUNTERS, *IN_BLOCK)]
         self._several = len(self.branches.local) > 1
         self._spread = len(self.branches.local) < self.common.branches
+        self._alone = self.common.branches == 1
 
     @property
     def start(self) -> int:
@@ -121,6 +131,7 @@ class Run:
         *place, self.done, self.made, self.batches = (group[counter] for counter in self._counters)
         self.place = Place(*place)
         self.walk, self.left, self.created, self.evaluating, self.stale, self.at = None, False, False, False, None, None
+        self.showing = None
         self.resumed, self.fresh, self.noted = self.place.taken > 0, True, True
         self.replay.look_again()
 
@@ -128,15 +139,31 @@ class Run:
         """Be at another place in the nest."""
         self.place, self.noted = place, False
 
+    def wait(self) -> None:
+        """Have everything that is under way come, for a state that holds all of it."""
+
+    def said(self) -> dict[str, Any]:
+        """What a state dict says in the groups besides."""
+        return {}
+
     # -- what may be done when ------------------------------------------------------------------------------------------------
 
     @property
+    def contexts(self) -> int:
+        """How many `averaged` contexts of this wrapper are open."""
+        return self.shown - len(self.barred)
+
+    @property
     def is_shown(self) -> bool:
-        """Whether the model holds an average to look at."""
-        return self.shown > 0 or self.evaluating
+        """Whether the model holds this wrapper's average to look at."""
+        return self.contexts > 0 or self.evaluating
 
     def refuse_while_shown(self, call: str) -> None:
         """Raise ValueError while the model holds an average to look at."""
+        if self.barred:
+            raise ValueError(
+                f"{call} was called inside {self.barred[-1]}, where the model holds an average: leave that block first"
+            )
         if self.shown:
             raise ValueError(
                 f"{call} was called inside averaged(), where the model holds an average: leave the context first"

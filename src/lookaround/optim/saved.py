@@ -6,28 +6,31 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from lookaround.holders import hold
+from lookaround.optim.held import Held
 from lookaround.optim.kept import SLOW, TRAINING
 from lookaround.optim.own import check_buffers, inner_parts
-from lookaround.optim.rounds import Rounds
-from lookaround.optim.run import COUNTERS, IN_BLOCK
+from lookaround.optim.run import COUNTERS, IN_BLOCK, LEFT_OUT, UNDER_WAY
 from lookaround.optim.schema import count, split
-from lookaround.optim.wrapper import Group, Wrapper, chain
+from lookaround.optim.wrapper import Group, chain
 from lookaround.tensors import copy_
 
 
-class Saved(Wrapper):
+class Saved(Held):
     """State, state dict, copies and pickles of a wrapper with branches."""
 
     _unshown: ClassVar[tuple[str, ...]] = (
-        *(f"{key}:" for key in (*COUNTERS, *IN_BLOCK, "has_slow", "has_training", "tensors", "entries")),
+        *(
+            f"{key}:"
+            for key in (*COUNTERS, *IN_BLOCK, "has_slow", "has_training", "tensors", "entries", UNDER_WAY, LEFT_OUT)
+        ),
         "inner.",
         "replay.",
     )
-    _run: Rounds
 
     @property
     def state(self) -> Any:
         """The inner optimizer's state, of the branch in the model, with this wrapper's tensors in the parameters' entries."""
+        self._run.wait()
         return self._run.own.state()
 
     @state.setter
@@ -45,28 +48,15 @@ class Saved(Wrapper):
     def param_groups(self, groups: list[Group]) -> None:
         self.inner.param_groups = groups
 
-    @property
-    def apart(self) -> bool:
-        """Whether the model may hold something else than the average: a branch, in the middle of a round."""
-        return not self._run.is_shown and not self._run.place.at_start(self._run.branches.local)
-
-    @property
-    def spread(self) -> bool:
-        """Whether all processes have to enter `averaged` for it to show the average."""
-        return not self._run.is_shown and len(self._run.branches.local) < self._get("branches")
-
-    @property
-    def shared(self) -> object:
-        """What copies and proxies of this wrapper have in common with it."""
-        return self._run
-
     def _saved(self) -> Group:
+        self._run.wait()
         self._run.note()
         weights, outer = self._run.branches.weights, self._run.common.outer
         state_dict = self._run.own.save(super()._saved())
         state = state_dict["state"]
         now: Group = {"has_slow": SLOW in weights, "has_training": TRAINING in weights}
         now |= {"tensors": count(state), "entries": sum(map(bool, state.values()))}
+        now |= self._run.said()
         now |= {f"outer.{key}": value for key, value in outer.settings().items()} if outer else {}
         groups = [{**g, **{self._key(key): value for key, value in now.items()}} for g in state_dict["param_groups"]]
         return {**state_dict, "param_groups": groups}
@@ -95,6 +85,10 @@ class Saved(Wrapper):
             raise ValueError(
                 f"the checkpoint has {saved} branches, this {type(self).__name__} has {here}: "
                 f"build it with branches={saved}, or load the inner optimizer's part alone"
+            )
+        if first.get(self._key(UNDER_WAY)) and not self._run.overlap:
+            raise ValueError(
+                "the checkpoint was saved while an average was under way: build the optimizer with overlap=, as it was saved"
             )
         return any(first.get(self._key(counter)) for counter in COUNTERS) and not first.get(self._key("start"))
 
@@ -196,9 +190,10 @@ class Saved(Wrapper):
 
     def __setstate__(self, state: Group) -> None:
         super().__setstate__(state)
-        hold(self, chain(self.inner))
+        hold(self)
         run = self._run
         run.walk, run.shown, run.left, run.at, run.stale = None, 0, run.left, None, None
+        run.barred, run.showing = [], None
         self._restore_training()
 
     def _restore_training(self) -> None:
@@ -216,7 +211,8 @@ class Saved(Wrapper):
         return twin
 
     def __getstate__(self) -> Group:
-        return {**super().__getstate__(), "_run": replace(self._run, walk=None, stale=None)}
+        self._run.wait()
+        return {**super().__getstate__(), "_run": replace(self._run, walk=None, stale=None, showing=None)}
 
 
 def _is_of_each(label: str) -> bool:

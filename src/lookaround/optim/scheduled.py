@@ -4,6 +4,7 @@ from torch.optim import Optimizer
 
 from lookaround.optim import begin
 from lookaround.optim.checks import check_alpha, check_count
+from lookaround.optim.run import LEFT_OUT, UNDER_WAY
 from lookaround.optim.saved import Saved
 from lookaround.optim.wrapper import Group
 
@@ -35,6 +36,11 @@ class Scheduled(Saved):
         return self._run.common.outer.optimizer if self._run.common.outer else None
 
     @property
+    def overlap(self) -> int:
+        """Passes over the branches after a round's end at which its average is taken in; 0 where the round ends with it."""
+        return self._run.overlap
+
+    @property
     def branches(self) -> int:
         """The number of branches, d."""
         return int(self._get("branches"))
@@ -59,4 +65,5 @@ class Scheduled(Saved):
         dropped = (self._key("inner."), self._key("replay."))
         fresh = {key: value for key, value in fresh.items() if not key.startswith(dropped)}
         fresh |= {self._key(key): value for key, value in begin.fresh(self._run.branches.local.start).items()}
+        fresh |= {key: 0 for key in map(self._key, (UNDER_WAY, LEFT_OUT)) if key in fresh}
         return fresh | {self._key(key): value(0) for key, value in self._run.schedules.items()}

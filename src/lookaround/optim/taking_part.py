@@ -1,7 +1,7 @@
 """Who takes part in an average: branches that are finite. Those that are not come back from it with another one's inner optimizer."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -34,20 +34,19 @@ class TakingPart:
 
         ``skipped`` has a bit for each that nobody here has made.
         """
+        everywhere, missed = self._rows.agree(round_number, self._branches.weights.live, self.well(), skipped, k)
+        require_any(everywhere)
+        return everywhere, missed
+
+    def well(self) -> list[bool]:
+        """Of the branches here, those with finite weights and statistics."""
         branches = self._branches
         well = [True] * len(branches.local)
         if self._careful:
             well, statistics = self._finite(branches.weights), self._finite(branches.statistics)
             if any(statistics):
                 well = [a and b for a, b in zip(well, statistics, strict=True)]
-        everywhere, missed = self._rows.agree(round_number, branches.weights.live, well, skipped, k)
-        if not any(everywhere):
-            raise NotFiniteError(
-                f"the weights or buffers of all {len(everywhere)} branches are infinite or NaN, there is nothing to average: "
-                "lower the learning rate, clip gradients, or go back to a checkpoint",
-                "every branch",
-            )
-        return everywhere, missed
+        return well
 
     def _finite(self, kept: Kept) -> list[bool]:
         if not kept.live:
@@ -72,8 +71,11 @@ class TakingPart:
             )
         return part
 
-    def rejoin(self, part: list[bool], why: str) -> None:
-        """Branches left out have the average's weights by now, and take a healthy branch's inner optimizer."""
+    def rejoin(self, part: list[bool], why: str, *, apart: bool = False) -> None:
+        """Branches left out have the average's weights by now, and take a healthy branch's inner optimizer.
+
+        With ``apart`` the others go on from weights and buffers of their own, and those left out take a healthy one's buffers too.
+        """
         if all(part):
             return
         branches = self._branches
@@ -82,25 +84,42 @@ class TakingPart:
             warnings.warn(f"branch {branch} of {len(part)} {why}", RuntimeWarning, stacklevel=2)
         healthy = [b for b in branches.local if part[b]]
         if branches.current in left_out and healthy:
-            branches.load(healthy[0], same_weights=True)
+            branches.load(healthy[0], same_weights=not apart)
         for branch in left_out:
             if branch in branches.others():
                 branches.restart(branch)
+        here = [b for b in branches.local if not part[b]]
         if len(branches.local) < self._rows.branches:
-            self._take_inner_state(part, [b for b in branches.local if not part[b]])
+            self._take(self._inner_tensors, part, here)
+        if apart:
+            self._take(self._statistics, part, here)
 
-    def _take_inner_state(self, part: list[bool], left_out: Sequence[int]) -> None:
-        """The inner state that one process would give them, from whatever row: all have taken the same steps and keep the same."""
+    def _take(self, tensors_of: Callable[[int], list[Tensor]], part: list[bool], left_out: Sequence[int]) -> None:
+        """What one process would give those left out, from whatever row: all have taken the same steps and keep the same."""
         branches, last = self._branches, len(part) - 1
         healthy = last if part[last] else part.index(True)
-        theirs = clone(self._inner_tensors(healthy if healthy in branches.local else branches.current))
+        theirs = clone(tensors_of(healthy if healthy in branches.local else branches.current))
         self._rows.copy_(theirs, healthy)
         for branch in left_out:
-            copy_(self._inner_tensors(branch), theirs)
+            copy_(tensors_of(branch), theirs)
+
+    def _statistics(self, branch: int) -> list[Tensor]:
+        kept = self._branches.statistics
+        return kept.live if branch == self._branches.current else list(kept.values(waiting(branch)).values())
 
     def _inner_tensors(self, branch: int) -> list[Tensor]:
         entries = self._branches.entries(branch).values()
         return [v for entry in entries for _, v in sorted(entry.items()) if isinstance(v, Tensor)]
+
+
+def require_any(part: Sequence[bool]) -> None:
+    """Raise NotFiniteError where no branch can take part."""
+    if not any(part):
+        raise NotFiniteError(
+            f"the weights or buffers of all {len(part)} branches are infinite or NaN, there is nothing to average: "
+            "lower the learning rate, clip gradients, or go back to a checkpoint",
+            "every branch",
+        )
 
 
 def _is_floating(value: Any) -> bool:

@@ -53,7 +53,8 @@ class Watch:
         """Whether these are the groups that were looked at, with the same objects in them, and no tensor was written to."""
         if len(groups) != len(self._seen):
             return False
-        for group, (of, size, get, values, versions) in zip(groups, self._seen, strict=True):
+        for i, (of, size, get, values, versions) in enumerate(self._seen):
+            group = groups[i]
             if group is not of or len(group) != size:
                 return False
             try:

@@ -59,19 +59,28 @@ class Labels:
         return (int(found[1]), found[2]) if found else (None, label)
 
     def is_common(self, label: Any) -> bool:
-        """Whether a label is of something of no branch: φ, an outer optimizer's state."""
+        """Whether a label is of something of no branch: φ, an outer optimizer's state, a mean under way."""
         own = isinstance(label, str) and label.startswith(self.prefix)
         return own and self.read(label)[0] is None and label != f"{self.prefix}dtype"
 
     def of_row(self, label: Any) -> int | None:
         """The first branch of the row whose losses on the wire stand under a label; None for other labels."""
-        head = f"{self.prefix}lost."
+        return self._after("lost.", label)
+
+    def of_branch(self, label: Any) -> int | None:
+        """The branch whose weights were sent to an average under way, which stand under a label; None for other labels."""
+        return self._after("sent.", label)
+
+    def _after(self, kind: str, label: Any) -> int | None:
+        head = self.prefix + kind
         return int(label.removeprefix(head)) if isinstance(label, str) and label.startswith(head) else None
 
     def is_wanted(self, label: Any, local: range) -> bool:
         """Whether a process that holds some branches takes what stands under a label of the whole."""
         if (row := self.of_row(label)) is not None:
             return row == local.start
+        if (sent := self.of_branch(label)) is not None:
+            return sent in local
         branch = self.read(label)[0]
         return branch in local if branch is not None else not local.start or self.is_common(label)
 
@@ -113,7 +122,7 @@ def _numbered(entry: Mapping[Any, Any], labels: Labels, start: int, inner: str =
         offset, rest = labels.read(label)
         if offset is not None:
             yield labels.waiting(start + offset, rest), value
-        elif not start or labels.of_row(label) is not None:
+        elif not start or labels.of_row(label) is not None or labels.of_branch(label) is not None:
             yield label, value
         elif not labels.is_common(label):
             yield labels.waiting(start, f"{inner}{label}"), value

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from lookaround.optim.checks import WRAPPERS, check_wrappers
 from lookaround.optim.inner import HOOKS
 from lookaround.optim.plain import check_fits, load_plain, marked
+from lookaround.showing import refuse
 
 Closure = Callable[[], Any]
 Group = dict[str, Any]
@@ -122,6 +123,8 @@ class Wrapper(Optimizer):
 
     def _pass_on(self, mode: str) -> None:
         if callable(change := getattr(self.inner, mode, None)):
+            if not isinstance(self.inner, Wrapper):  # which knows what of it is shown
+                refuse(f"{mode}() of a {type(self).__name__}", self.params())
             change()
 
     def step(self, closure: Closure | None = None, **options: Any) -> Any:

@@ -237,7 +237,7 @@ def rewritten(path, change):
     ("change", "said"),
     [
         (lambda r: r.pop("m/data.pkl"), "a zip archive without a pickle"),
-        (lambda r: r.pop("m/data/0"), "m/data/0"),
+        (lambda r: r.pop("m/data/0"), "its record m/data/0 is missing"),
         (lambda r: r.update({"m/data/0": r["m/data/0"][:-4]}), "storage 0 has 4 bytes"),
         (lambda r: r.update({"m/byteorder": b"big"}), "other byte order"),
         (
@@ -257,6 +257,88 @@ def test_what_is_wrong_with_a_torch_file_is_said(tmp_path, little_memory, change
         uniform_soup([tmp_path / "m"])
     assert str(tmp_path / "m") in str(caught.value)
     assert said in str(caught.value)
+
+
+def test_a_local_header_that_has_other_bytes_begin_than_were_written(tmp_path):
+    """Its lengths say where a record begins: with one that is off by a little, other numbers would be taken for the weights."""
+    file = tmp_path / "m"
+    torch.save({"w": torch.arange(1000.0), "v": torch.ones(1000)}, file)
+    whole = file.read_bytes()
+    with zipfile.ZipFile(file) as archive:
+        headers = [info.header_offset for info in archive.infolist() if "/data/" in info.filename]
+    assert len(headers) == 2
+    for header in headers:
+        for at in (26, 28):  # of the name, of what follows it
+            length = int.from_bytes(whole[header + at : header + at + 2], "little")
+            for by in (-16, -8, -4, -1, 1, 4, 8, 12, 16, 64):
+                changed = max(0, length + by).to_bytes(2, "little")
+                file.write_bytes(whole[: header + at] + changed + whole[header + at + 2 :])
+                with pytest.raises(ValueError, match=r"its record m/data/\d (does not end|is called otherwise)"):
+                    uniform_soup([file])
+    file.write_bytes(whole)
+    assert torch.equal(uniform_soup([file])["w"], torch.arange(1000.0))
+
+
+def test_a_record_that_is_called_otherwise_in_its_own_header(tmp_path):
+    file = tmp_path / "m"
+    torch.save({"w": torch.zeros(10), "v": torch.ones(10)}, file)
+    whole = file.read_bytes()
+    directory = whole.index(b"PK\x01\x02")
+    swapped = (
+        whole[directory:]
+        .replace(b"m/data/0", b"m/data/x")
+        .replace(b"m/data/1", b"m/data/0")
+        .replace(b"m/data/x", b"m/data/1")
+    )
+    file.write_bytes(whole[:directory] + swapped)
+    with pytest.raises(ValueError, match=r"its record m/data/\d is called otherwise in its own header"):
+        uniform_soup([file])
+    file.write_bytes(whole[:directory] + whole[directory:].replace(b"m/data/1", b"m/data/0"))
+    with pytest.raises(ValueError, match="two of its records have one name"):
+        uniform_soup([file])
+
+
+@pytest.mark.parametrize("crc32", [True, False])
+def test_records_of_all_kinds_of_files_that_torch_writes_are_found(tmp_path, crc32):
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(crc32)
+    try:
+        for count in (0, 1, 15, 16, 1000):
+            torch.save({"ä": torch.arange(float(count)), "b": torch.ones(3)}, tmp_path / f"m{count}")
+            assert torch.equal(uniform_soup([tmp_path / f"m{count}"])["ä"], torch.arange(float(count)))
+    finally:
+        torch.serialization.set_crc32_options(before)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_an_expanded_tensor_is_read_whatever_its_file_is_large(tmp_path, zipped):
+    file = tmp_path / "m"
+    wide = {"w": torch.tensor([2.0]).expand(100_000), "v": torch.arange(3.0)[:, None].expand(3, 50_000)}
+    torch.save(wide, file, _use_new_zipfile_serialization=zipped)
+    assert file.stat().st_size < 10_000
+    soup = uniform_soup([file, file])
+    assert all(torch.equal(soup[name], value) for name, value in wide.items())
+    soup_files(tmp_path / "out.safetensors", [file, file])
+    written = load_file(tmp_path / "out.safetensors")
+    assert all(torch.equal(written[name], value) for name, value in wide.items())
+
+
+def test_an_expanded_tensor_that_would_take_all_memory_is_refused_for_what_it_is(tmp_path, little_memory):
+    torch.save({"w": torch.ones(1).expand(2**40)}, tmp_path / "m")
+    with pytest.raises(
+        ValueError, match=r"4,398,046,511,104 bytes is an expanded view of 4: save it as contiguous\(\) makes it"
+    ):
+        uniform_soup([tmp_path / "m"])
+
+
+def test_an_old_file_without_one_of_its_storages(tmp_path):
+    file = tmp_path / "m"
+    torch.save({"w": torch.ones(2)}, file, _use_new_zipfile_serialization=False)
+    whole = file.read_bytes()
+    key = re.search(rb"\]q\x00X(.)\0\0\0(\d+)q", whole, re.DOTALL)
+    file.write_bytes(whole[: key.start(2)] + b"0" * len(key[2]) + whole[key.end(2) :])
+    with pytest.raises(ValueError, match=r"nothing says how large storage 0+ is"):
+        uniform_soup([file])
 
 
 class Harmful:

@@ -47,15 +47,18 @@ class Peak:
 
 @pytest.fixture
 def peak(monkeypatch):
-    """Looks at memory whenever a tensor that was read is averaged in."""
+    """Looks at memory whenever a tensor that was read is averaged in; at what is new, since there is much else after other tests."""
     counted, lerp = Peak(), tensors.lerp_each_
+    gc.collect()
+    gc.freeze()
 
     def watched(*args):
         counted.look()
         lerp(*args)
 
     monkeypatch.setattr(tensors, "lerp_each_", watched)
-    return counted
+    yield counted
+    gc.unfreeze()
 
 
 def same(found, expected):

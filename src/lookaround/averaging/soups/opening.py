@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from lookaround.averaging.files import Place, read_header
 from lookaround.averaging.slots import find_slots, require_equal, unwrap
+from lookaround.averaging.soups.archives import ZIP
 from lookaround.averaging.soups.folders import folder_parts
 from lookaround.averaging.soups.sources import FileSource, MemorySource, Source
 from lookaround.averaging.soups.stored import StoredFile
-from lookaround.averaging.soups.torch_files import BEFORE_1_6, ZIP, read_torch_file
+from lookaround.averaging.soups.torch_files import BEFORE_1_6, read_torch_file
 
 Ingredient = nn.Module | Mapping[str, Tensor] | str | PathLike[str]
 

@@ -5,20 +5,18 @@ it was a row of pickles, then each storage's count and bytes. Both are read here
 """
 
 import math
-import struct
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from os import PathLike, fspath, fstat
 from typing import Any, BinaryIO
 
 from lookaround.averaging.files import Place
+from lookaround.averaging.soups.archives import ZIP, Archive
 from lookaround.averaging.soups.pickles import Named, Storage, StoredTensor, unpickle, unpickle_bytes
 
-ZIP = b"PK\x03\x04"
 # The number 0x1950a86a20f9469cfc6c, which is the first of the pickles, within the file's first bytes.
 BEFORE_1_6 = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
-_LOCAL_HEADER = 30
+# What a tensor may take that says its elements over and over again (`expand`), where the file is smaller: the count may be damaged.
+_MOST_REPEATED = 2**26
 
 _Locate = Callable[[Storage], int]
 
@@ -38,12 +36,8 @@ def read_torch_file(path: str | PathLike[str]) -> dict[str, Place]:
             held, locate = _of_zip(file) if file.peek(4)[:4] == ZIP else _before_1_6(file, size)
             tensors = _named_tensors(held, name)
             return {key: _place(tensor, locate, size) for key, tensor in tensors.items()}
-        except (ValueError, KeyError) as error:
-            raise ValueError(f"{name} is no checkpoint that can be read: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    return str(error.args[0]) if error.args else type(error).__name__
+        except ValueError as error:
+            raise ValueError(f"{name} is no checkpoint that can be read: {error}") from error
 
 
 def _named_tensors(held: Any, name: str) -> Mapping[str, StoredTensor]:
@@ -73,51 +67,21 @@ def _described(value: Any) -> str:
 
 
 def _of_zip(file: BinaryIO) -> tuple[Any, _Locate]:
-    try:
-        archive = zipfile.ZipFile(file)
-        records = {info.filename: info for info in archive.infolist()}
-    except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, OverflowError, EOFError) as error:
-        raise ValueError(f"its zip archive is damaged ({error})") from error
-    pickled = next((n for n in records if n.rpartition("/")[2] == "data.pkl"), None)
+    archive = Archive(file)
+    pickled = next((n for n in archive.names if n.rpartition("/")[2] == "data.pkl"), None)
     if pickled is None:
         raise ValueError("it is a zip archive without a pickle; was it saved by torch.save?")
     folder = pickled.removesuffix("data.pkl")
-    order = records.get(folder + "byteorder")
-    if order is not None and _record(file, order) != b"little":
+    if folder + "byteorder" in archive and archive.read(folder + "byteorder") != b"little":
         raise ValueError("it was saved on a machine of other byte order")
 
     def locate(storage: Storage) -> int:
-        info = records[f"{folder}data/{storage.key}"]
-        if info.file_size != storage.count * storage.dtype.itemsize:
-            raise ValueError(f"storage {storage.key} has {info.file_size:,} bytes, which its tensors do not have")
-        return _start(file, info)
+        name = f"{folder}data/{storage.key}"
+        if archive.size(name) != storage.count * storage.dtype.itemsize:
+            raise ValueError(f"storage {storage.key} has {archive.size(name):,} bytes, which its tensors do not have")
+        return archive.start(name)
 
-    return unpickle_bytes(_record(file, records[pickled])), locate
-
-
-def _start(file: BinaryIO, info: zipfile.ZipInfo) -> int:
-    """Where a record's bytes begin: its own header, right before them, says how long it is."""
-    if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-        raise ValueError(f"its record {info.filename} is compressed or encrypted, which torch.save does not do")
-    within = 0 <= info.header_offset < file.seek(0, 2)
-    file.seek(info.header_offset if within else 0)
-    header = file.read(_LOCAL_HEADER)
-    if not within or len(header) < _LOCAL_HEADER or not header.startswith(ZIP):
-        raise ValueError(f"its record {info.filename} has no header")
-    name, extra = struct.unpack("<HH", header[26:30])
-    return int(info.header_offset + _LOCAL_HEADER + name + extra)
-
-
-def _record(file: BinaryIO, info: zipfile.ZipInfo) -> bytes:
-    start = _start(file, info)
-    file.seek(0, 2)
-    if start + info.file_size > file.tell():
-        raise ValueError(f"its record {info.filename} is cut short")
-    file.seek(start)
-    content = file.read(info.file_size)
-    if info.CRC not in (0, zlib.crc32(content)):  # 0: torch was told not to compute any
-        raise ValueError(f"its record {info.filename} is damaged: its checksum is another one")
-    return content
+    return unpickle_bytes(archive.read(pickled)), locate
 
 
 def _before_1_6(file: BinaryIO, size: int) -> tuple[Any, _Locate]:
@@ -132,6 +96,8 @@ def _before_1_6(file: BinaryIO, size: int) -> tuple[Any, _Locate]:
         if not starts:
             file.seek(begin)
             starts.update(_storages(file, keys, {t.storage.key: t.storage for t in held.values()}, size))
+        if storage.key not in starts:
+            raise ValueError(f"its storage {storage.key} is missing")
         return starts[storage.key]
 
     return held, locate
@@ -170,8 +136,13 @@ def _place(tensor: StoredTensor, locate: _Locate, size: int) -> Place:
         raise ValueError(f"a tensor of shape {tensor.shape} is larger than its storage {tensor.storage.key}")
     start = locate(tensor.storage) + tensor.offset * width
     end = start + (last + 1 - tensor.offset) * width if count else start
-    if max(end, count * width) > size:
-        raise ValueError(f"a tensor of shape {tensor.shape} is larger than the file")
+    if end > size:
+        raise ValueError(f"a tensor of shape {tensor.shape} ends after the file does: it is cut short")
+    if count * width > max(size, _MOST_REPEATED):
+        raise ValueError(
+            f"a tensor of shape {tensor.shape} and {count * width:,} bytes is an expanded view of {end - start:,}: save it as contiguous() "
+            "makes it"
+        )
     return Place(tensor.dtype, tensor.shape, start, end, None if _in_order(tensor) else tensor.strides)
 
 
