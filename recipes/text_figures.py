@@ -83,7 +83,7 @@ TRANSLATION = Task(
         "loss",
         ("bleu", "BLEU", 2),
     ),
-    (_nats(0.25), Panel("bleu", (-2.0, 2.0), "BLEU minus tuned AdamW's (right is better)", "{:+.1f}".format)),
+    (_nats(0.25), Panel("bleu", (-3.0, 3.2), "BLEU minus tuned AdamW's (right is better)", "{:+.1f}".format)),
     {
         "adamw:batch=167": "adamw, batch 167",
         "ema:batch=500": "ema",
@@ -119,8 +119,12 @@ def write(task: Task, folder: Path) -> None:
         text += head((task.controls[0], "that one"), task.layout)
         text += [line(marked(row, trials, budget)) for row in own]
     (folder / f"{task.name}.md").write_text("\n".join(text) + "\n", encoding="utf-8")
-    title = f"{task.title}\nmeans and 95 % intervals of five fresh paired seeds, every method's rate tuned"
-    save(forest(split, task.names, task.panels, "tokens", title), folder / f"{task.name}.png")
+    seeds = sorted({len(row.values) for own in split.values() for row in own})
+    many = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else seeds[0]
+    title = f"{task.title}\nmeans and 95 % intervals of {many} fresh paired seeds, every method's rate tuned"
+    measured = {row.name for own in split.values() for row in own}
+    names = {name: words for name, words in task.names.items() if name in measured}
+    save(forest(split, names, task.panels, "tokens", title), folder / f"{task.name}.png")
 
 
 def by_budget(task: Task, split: Mapping[int, Sequence[Row]]) -> list[str]:
