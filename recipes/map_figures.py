@@ -13,15 +13,13 @@ import argparse
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import matplotlib as mpl
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from paired_tables import Row, corrected, half, head, line, read, rows_of, runs
-
-from lookaround.experiment.compare import Difference
+from drawing import Panel, forest, new_figure, save
+from paired_tables import Row, corrected, head, line, read, rows_of, runs
 
 SGD = "sgd"
 SCHEDULES = (SGD, "sgd:schedule=wsd", "sgd:schedule=wsd,cooldown=0.5")
@@ -37,7 +35,6 @@ ROWS = (
     *("lookahead", "lookahead:alpha=0.8", "lookahead+ema", "snoo"),
     *("lookaround", "lookaround+tail", "lookaround:batch=1/d", "lookaround+tail:batch=1/d", "dart"),
 )
-SHADES = ("#9ecae1", "#3182bd", "#08306b")
 
 
 def write_map(folder: Path) -> None:
@@ -62,7 +59,8 @@ def write_map(folder: Path) -> None:
             order = sorted(split[b], key=lambda row: (row.name != SGD, _place(row.name)))
             text += ["", f"{b} gradients of 32 images; of SGD's schedules held-out images choose {best[b]}:", ""]
             text += [*head((SGD, "that one")), *map(line, order)]
-        save(forest(split, words), folder / f"map-{condition}.png")
+        figure = forest(split, {row: row for row in ROWS}, (RATIO, POINTS), "gradients of 32 images", f"{words}\n{HOW}")
+        save(figure, folder / f"map-{condition}.png")
     head_of_all = ["", "## What stands after correction", "", *STANDS]
     text[3:3] = [*head_of_all, *stands]
     (folder / "map.md").write_text("\n".join(text) + "\n", encoding="utf-8")
@@ -80,7 +78,7 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
     for baseline, sign in ((0, -1), (1, -1), (1, 1)):
         known = [(row.name, row.against[baseline]) for row in rows]
         standing = [(name, one) for name, one in known if one is not None and one.p < 0.05]
-        names = [name for name, one in standing if sign * one.by["nll"].mean > 0]
+        names = [name for name, one in standing if sign * one.by["loss"].mean > 0]
         found.append(", ".join(sorted(names, key=_place)) or "none")
     return found
 
@@ -95,60 +93,22 @@ def _place(name: str) -> int:
     return ROWS.index(name) if name in ROWS else -1
 
 
-def new_figure(width: float, height: float, columns: int, rows: int = 1, **how: object) -> tuple[Figure, list]:
-    """A figure without a window, and its axes."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(rows, columns, squeeze=False, **how).flat)
+def _ratios(*ratios: float) -> dict[float, str]:
+    return {math.log(ratio): f"{ratio:g}" for ratio in ratios}
 
 
-def save(figure: Figure, path: Path) -> None:
-    """As PNG on white, which is read on a dark page too."""
-    figure.savefig(path, dpi=150, facecolor="white")
-
-
-LIMITS = {"ratio": (math.log(0.6), math.log(2.1)), "top1": (-6.0, 4.0)}
-
-
-def forest(split: Mapping[int, Sequence[Row]], words: str) -> Figure:
-    """Every method's difference to SGD at every budget, with its interval: the ratio of NLLs, and points of accuracy."""
-    figure, panels = new_figure(9.5, 7.6, 2, sharey=True)
-    for panel, metric in zip(panels, LIMITS, strict=True):
-        panel.axvline(0, color="black", linewidth=1)
-        for index, (budget, rows) in enumerate(split.items()):
-            panel.plot([], [], "o-", color=SHADES[index], label=f"{budget} gradients of 32 images")
-            for row in rows:
-                if row.against[0] is not None:
-                    _point(
-                        panel, row.against[0].by[metric], metric, _place(row.name) + 0.25 * (index - 1), SHADES[index]
-                    )
-        panel.set_xlim(LIMITS[metric])
-        panel.grid(axis="x", alpha=0.3)
-        panel.spines[["top", "right"]].set_visible(False)
-    left, right = panels
-    ratios = (0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.4, 1.7, 2)
-    left.set_xticks([math.log(ratio) for ratio in ratios], [f"{ratio:g}" for ratio in ratios])
-    left.set(xlabel="NLL as a multiple of tuned SGD's (left is better)", yticks=range(len(ROWS)), yticklabels=ROWS)
-    left.invert_yaxis()
-    right.set(xlabel="top-1 minus tuned SGD's, points (right is better)")
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    figure.suptitle(f"{words}\nmeans and 95 % intervals of ten fresh paired seeds, every method tuned over 18 settings")
-    return figure
-
-
-def _point(panel, difference: Difference, metric: str, y: float, color: str) -> None:
-    """A mean with its interval; beyond the panel an arrow that says how far."""
-    low, high = LIMITS[metric]
-    if low < difference.mean < high:
-        panel.errorbar(difference.mean, y, xerr=half(difference), color=color, fmt="o", markersize=4, linewidth=1.6)
-        return
-    beyond = difference.mean >= high
-    words = f"{math.exp(difference.mean):.1f} ×" if metric == "ratio" else f"{difference.mean:+.0f}"
-    at, align = (high, "right") if beyond else (low, "left")
-    panel.plot(at, y, marker=">" if beyond else "<", color=color, markersize=6, clip_on=False)
-    panel.annotate(
-        words, (at, y), (-6 if beyond else 6, 0), textcoords="offset points", ha=align, va="center", fontsize=7
-    )
+HOW = "means and 95 % intervals of ten fresh paired seeds, every method tuned over 18 settings"
+RATIO = Panel(
+    "ratio",
+    (math.log(0.6), math.log(2.1)),
+    "NLL as a multiple of tuned SGD's (left is better)",
+    lambda mean: f"{math.exp(mean):.1f} ×",
+    _ratios(0.6, 0.7, 0.8, 0.9, 1, 1.2, 1.4, 1.7, 2),
+)
+POINTS = Panel("top1", (-6.0, 4.0), "top-1 minus tuned SGD's, points (right is better)", "{:+.0f}".format)
+SUMMARY = replace(
+    RATIO, label="NLL as a multiple of SGD's (left is better)", ticks=_ratios(0.7, 0.8, 0.9, 1, 1.2, 1.5, 2)
+)
 
 
 DRAWN = {
@@ -280,26 +240,11 @@ def write_summary(folder: Path) -> None:
     left.set_title("on the way: an average is far ahead of its weights", fontsize=10)
     left.legend(frameon=False, fontsize=9)
     found, tried = runs(folder / "map.csv"), read(folder / "map-tried.csv")
-    right.axvline(0, color="black", linewidth=1)
-    for index, budget in enumerate(budgets_of(found, "clean")):
-        best = best_schedule(tried, "clean", budget)
-        right.plot([], [], "o-", color=SHADES[index], label=f"{budget} gradients")
-        for row in rows_of(found["clean", budget], (best,)):
-            if row.name in SHOWN and row.against[0] is not None:
-                place = SHOWN.index(row.name) + 0.25 * (index - 1)
-                _point(right, row.against[0].by["ratio"], "ratio", place, SHADES[index])
-    ratios = (0.7, 0.8, 0.9, 1, 1.2, 1.5, 2)
-    right.set_xticks([math.log(ratio) for ratio in ratios], [f"{ratio:g}" for ratio in ratios])
-    right.set(
-        yticks=range(len(SHOWN)),
-        yticklabels=[SHORT.get(name, name) for name in SHOWN],
-        xlabel="NLL as a multiple of SGD's (left is better)",
-    )
-    right.set_xlim(LIMITS["ratio"])
+    budgets = budgets_of(found, "clean")
+    split = {b: rows_of(found["clean", b], (best_schedule(tried, "clean", b),)) for b in budgets}
+    SUMMARY.prepare(right, [SHORT.get(name, name) for name in SHOWN])
+    SUMMARY.draw(right, split, SHOWN, "gradients")
     right.set_title("at the end: against SGD, its schedule tuned too", fontsize=10)
-    right.invert_yaxis()
-    right.grid(axis="x", alpha=0.3)
-    right.spines[["top", "right"]].set_visible(False)
     figure.legend(*right.get_legend_handles_labels(), loc="outside lower right", ncols=3, frameon=False, fontsize=9)
     save(figure, folder / "map-summary.png")
 

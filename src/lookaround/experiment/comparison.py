@@ -18,6 +18,7 @@ from lookaround.experiment.report import Comparison, report
 from lookaround.experiment.running import Prepared, check_methods, prepare, sharing
 from lookaround.experiment.team import Team, restarted
 from lookaround.experiment.training import Training
+from lookaround.experiment.warmup import never_down
 from lookaround.methods import Spec
 
 
@@ -107,7 +108,12 @@ def _opened(folder: ExperimentFolder, prepared: Prepared, display: Display) -> l
     changed = folder.create(prepared)
     if prepared.plan != folder.plan:
         folder.extend(prepared.plan)
-    notes = [*prepared.task.notes, sharing(prepared), f"{folder.path}: {changed}" if changed else ""]
+    notes = [
+        *prepared.task.notes,
+        sharing(prepared),
+        never_down(prepared),
+        f"{folder.path}: {changed}" if changed else "",
+    ]
     for note in filter(None, notes):
         display.note(note)
     return [number for number, end in enumerate(folder.ends().values()) if end is None]

@@ -9,7 +9,7 @@ import sacrebleu
 import torch
 from torch.nn import functional as F
 
-from lookaround.tasks.text import TextError
+from lookaround.tasks.text import Subwords, TextError
 from lookaround.tasks.text.subwords import BEGIN, END, PAD
 from lookaround.tasks.translation import TranslationConfig, TranslationTask, load_translator
 from lookaround.tasks.translation.batches import IGNORED, by_length, cut
@@ -40,6 +40,22 @@ def test_an_epoch_has_every_pair_once_in_minibatches_of_at_most_so_many_tokens(f
         pairs = zip(task.bitext.train.source.lines, task.bitext.train.target.lines, strict=True)
         assert sorted(zip(*sides, strict=True)) == sorted(pairs)
         assert sum(copy.size for copy in copies) == pytest.approx(batches.units * batches.per_epoch, rel=0.02)
+
+
+def test_the_pairs_are_encoded_once_for_all_runs_and_anew_where_a_part_is_held_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, sizes = load(folder), []
+    encode = Subwords.encode
+    monkeypatch.setattr(Subwords, "encode", lambda self, lines: sizes.append(len(lines)) or encode(self, lines))
+    for seed, batch, branches in ((0, 120, 1), (1, 120, 3), (0, 60, 3)):
+        task.batches(seed, batch, branches).copy(0, 0)
+    assert sizes == [80, 80]
+    del sizes[:]
+    rest = task.holding_out(0.25)
+    for seed in (0, 1):
+        rest.batches(seed, 120, 1)
+    assert sizes == [60, 60]
 
 
 def test_what_is_read_is_what_was_to_be_said_a_step_before(folder: Path) -> None:

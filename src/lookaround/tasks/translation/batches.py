@@ -15,7 +15,7 @@ from lookaround.tasks.text import Subwords, TextError
 from lookaround.tasks.text.differing import Differing
 from lookaround.tasks.text.subwords import BEGIN, END, PAD
 from lookaround.tasks.translation.network import Sentences
-from lookaround.tasks.translation.pairs import Pairs
+from lookaround.tasks.translation.pairs import Bitext, Pairs
 
 Difference = Literal["order", "word-dropout", "bpe-dropout"]
 DIFFERENCES: tuple[Difference, ...] = ("order", "word-dropout", "bpe-dropout")
@@ -29,8 +29,7 @@ class PairBatches(Batches):
     change places at random, and the minibatches come in an order drawn anew. Lengths are those without BPE-dropout.
 
     Args:
-        pairs: to train on.
-        subwords: that both sides are read in.
+        bitext: whose training pairs these are.
         batch: subwords of a minibatch, on the longer side.
         differing: how copies differ.
         seed: of the run.
@@ -43,8 +42,7 @@ class PairBatches(Batches):
 
     def __init__(
         self,
-        pairs: Pairs,
-        subwords: Subwords,
+        bitext: Bitext,
         *,
         batch: int,
         differing: Differing,
@@ -52,9 +50,13 @@ class PairBatches(Batches):
         branches: int,
         device: torch.device,
     ) -> None:
-        self.pairs, self.subwords, self.differing = pairs, subwords, differing
+        self.pairs, self.subwords, self.encoded, self.differing = (
+            bitext.train,
+            bitext.subwords,
+            bitext.encoded,
+            differing,
+        )
         self.seed, self.branches, self.device = seed, branches, device
-        self.encoded = [subwords.encode(text.lines) for text in (pairs.source, pairs.target)]
         self._lengths = torch.tensor([[len(line) for line in side] for side in self.encoded])
         self._cuts = cut(self._lengths, batch)
         self.per_epoch = len(self._cuts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from lookaround.tasks.checks import ANOTHER_ROOT
@@ -50,6 +51,11 @@ class Bitext:
     test: Pairs
     subwords: Subwords
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def encoded(self) -> list[list[list[int]]]:
+        """Both sides of the training pairs in subwords. All runs read the same, and encoding takes longer than a short one of them."""
+        return [self.subwords.encode(text.lines) for text in (self.train.source, self.train.target)]
 
     @property
     def digest(self) -> str:

@@ -94,8 +94,7 @@ class TranslationTask(Task):
 
     def batches(self, seed: int, batch: int, branches: int) -> PairBatches:
         return PairBatches(
-            self.bitext.train,
-            self.bitext.subwords,
+            self.bitext,
             batch=batch,
             differing=self.config.differing,
             seed=seed,
