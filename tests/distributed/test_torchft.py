@@ -1,7 +1,11 @@
 """Branches on real replica groups: torchft's lighthouse, one process each, some of them killed by SIGKILL."""
 
+import os
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,16 +18,25 @@ pytest.importorskip("torchft")
 ROUNDS, ALL = 7, {"together": 3}
 
 
-@pytest.fixture
-def lighthouse():
-    """A lighthouse for which two are enough to go on; its address."""
+def served(least):
     from torchft.coordination import LighthouseServer
 
     server = LighthouseServer(
-        bind="[::]:0", min_replicas=2, join_timeout_ms=120_000, quorum_tick_ms=20, heartbeat_timeout_ms=3000
+        bind="[::]:0", min_replicas=least, join_timeout_ms=120_000, quorum_tick_ms=20, heartbeat_timeout_ms=3000
     )
     yield server.address()
     server.shutdown()
+
+
+@pytest.fixture
+def lighthouse():
+    """The address of a lighthouse for which two are enough to go on."""
+    yield from served(2)
+
+
+@pytest.fixture
+def lighthouse_for_one():
+    yield from served(1)
 
 
 def end_well(folder, processes):
@@ -132,3 +145,35 @@ def test_too_few_replica_groups_are_an_error_that_says_how_many_it_takes(tmp_pat
     log = (tmp_path / "log-a").read_text()
     assert "LostReplicasError: no quorum for the start within 3 s: it takes at least 2 replica groups" in log
     assert "this one has met no other yet" in log
+
+
+def test_a_replica_group_of_two_processes_dies_under_torchrun_and_heals(tmp_path, lighthouse_for_one):
+    script = Path(__file__).with_name("replica_ddp.py")
+    here, tests = str(script.parent), str(script.parent.parent)
+    path = os.pathsep.join([here, tests, *filter(None, [os.environ.get("PYTHONPATH")])])
+    running = []
+    for name, dies in (("a", "0"), ("b", "1")):
+        words = ["--standalone", "--nproc-per-node", "2", "--max-restarts", "3", str(script), str(tmp_path), name, dies]
+        with (tmp_path / f"log-{name}").open("w") as log:
+            environment = {
+                **os.environ,
+                "PYTHONPATH": path,
+                "TORCHFT_LIGHTHOUSE": lighthouse_for_one,
+                "OMP_NUM_THREADS": "1",
+            }
+            command = [sys.executable, "-m", "torch.distributed.run", *words]
+            running.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
+    codes = [process.wait(500) for process in running]
+    assert codes == [0, 0], (tmp_path / "log-a").read_text()[-3000:] + (tmp_path / "log-b").read_text()[-3000:]
+    log = (tmp_path / "log-a").read_text()
+    assert "branch 1 did not come to the average of round 1: the mean is over 0, divided by 1" in log
+    of_a = averages(tmp_path, "a-0")
+    assert sorted(of_a) == [*range(1, 9)]
+    for who in ("a-1", "b-0", "b-1"):
+        found = averages(tmp_path, who)
+        assert 8 in found
+        for number, weights in found.items():
+            same(weights, of_a[number])
+    turns = [tuple(map(int, line.split())) for line in (tmp_path / "turns-a-0").read_text().splitlines()]
+    alone = {number: branch for number, branch in turns if number in (2, 3)}
+    assert alone == {2: 0, 3: 1}  # in turn: one replica group for two branches
