@@ -207,7 +207,9 @@ class Branches:
             kept.keep(TRAINING)
 
     def bring_back(self) -> None:
-        """Put the training weights and buffers back into the model, where they have been set aside."""
+        """Put the training weights and buffers back into the model, where they have been set aside, wherever its memory is by now."""
+        if TRAINING in self.weights:
+            self.follow()
         for kept in self.kept:
             if TRAINING in kept:
                 kept.restore(TRAINING)

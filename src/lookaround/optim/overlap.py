@@ -146,7 +146,9 @@ class Overlap:
         """φ after its step, by parameter; the mean itself where no φ is kept. It uses up the mean's memory."""
         weights, outer = self._branches.weights, self._common.outer
         live = self._weights(self._branches.current)
-        mean: dict[Any, Tensor] = {p: t.to(p.device) for p, t in self._common.own[MEAN].items() if p in live}
+        # The model may have been turned to another dtype since: nothing is rounded to the one before.
+        sent = self._common.own[MEAN]
+        mean: dict[Any, Tensor] = {p: t.to(p.device, wide_dtype(p.dtype)) for p, t in sent.items() if p in live}
         slow: dict[Any, Tensor] = {p: phi for p, phi in weights.values(SLOW).items() if p in mean}
         if outer is not None:
             for phi, of in blocks(list(slow.values()), [mean[p] for p in slow]):

@@ -116,14 +116,17 @@ class Overlapped(Rounds):
         if not self.until:
             super().show()
             return
-        at_start = super().is_common
+        at_start, weights = super().is_common, self.branches.weights
+        had_slow = SLOW in weights
         self.flight.wait()
         with self.flight.tried():
-            self.flight.land(self.alphas(), progress=not at_start)
+            self.flight.land(self.alphas(), keep_slow=self._needs_slow(), progress=not at_start)
             if at_start:
                 self.common.settle_buffers(self.place.round - 1, here=True)
             else:
                 super().show()
+        if not had_slow:
+            weights.drop(SLOW)
 
     def _has_created_state(self) -> bool:
         self.flight.prepare()
