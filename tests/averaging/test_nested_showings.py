@@ -27,6 +27,7 @@ WRAPPERS = {
     "lookaround": lambda inner, model: Lookaround(inner, branches=3, k=2),
     "lookaround, model": lambda inner, model: Lookaround(inner, branches=3, k=2, model=model),
     "lookahead": lambda inner, model: Lookahead(inner, k=3, alpha=0.5),
+    "overlapped": lambda inner, model: Lookaround(inner, branches=2, k=3, overlap=1),
     "around a lookahead": lambda inner, model: Lookaround(Lookahead(inner, k=2), branches=2, k=3),
     "in a SAM": lambda inner, model: SAM(Lookahead(inner, k=3, alpha=0.5), rho=0.1),
 }
