@@ -46,9 +46,15 @@ def main(folder: Path, name: str, seed: int, rounds: int = 7, **words: int) -> N
             turn(model, optimizer, branch, step)
             note(folder, name, "turn", step, branch)
         if not place(optimizer)[1]:
-            torch.save(model.state_dict(), folder / f"{name}-{place(optimizer)[0]}.pt")
+            save(model.state_dict(), folder / f"{name}-{place(optimizer)[0]}.pt")
             note(folder, name, "average", place(optimizer)[0])
     manager.shutdown()
+
+
+def save(state: dict, path: Path) -> None:
+    """Whole or not there, also where this process is killed meanwhile."""
+    torch.save(state, path.with_suffix(".part"))
+    path.with_suffix(".part").replace(path)
 
 
 def settings(outer: int) -> dict:

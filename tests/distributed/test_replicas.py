@@ -69,7 +69,7 @@ def together(lighthouse, trainings):
     return sorted({str(w.message) for w in caught}), ends
 
 
-@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize("size", [2, 3])
 @pytest.mark.parametrize("name", SETTINGS)
 def test_without_faults_they_are_one_process_with_all_branches_bit_for_bit(size, name):
     lighthouse = Lighthouse(size)
@@ -171,7 +171,7 @@ def test_one_that_returns_takes_a_peers_state_and_has_its_weights_bit_for_bit_fr
 
 # Collectives of a quorum, from 0: what each says; weights to be averaged, their means; statistics, their means; and so on. So by the
 # fifth the weights are the average already, and who breaks with the third has sent means to others who have written them by then.
-BREAKS = {"before weights": (1, False), "half written": (2, True), "weights written": (4, False)}
+BREAKS = {"half written": (2, True), "before weights": (1, False), "weights written": (4, False)}
 
 
 def three(lighthouse, rounds=4, **settings):
@@ -180,8 +180,10 @@ def three(lighthouse, rounds=4, **settings):
     }
 
 
-@pytest.mark.parametrize("where", BREAKS)
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(
+    ("name", "where"),
+    [*((name, "half written") for name in SETTINGS), ("outer", "before weights"), ("outer", "weights written")],
+)
 def test_an_average_that_breaks_is_put_back_and_taken_again_as_if_nothing_had_been(name, where):
     undisturbed, breaking = Lighthouse(3), Lighthouse(3, {(2, 1): BREAKS[where], (4, 0): BREAKS[where]})
     _, expected = together(undisturbed, three(undisturbed, **SETTINGS[name]))
