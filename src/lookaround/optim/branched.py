@@ -183,8 +183,8 @@ class Branched(Scheduled):
 
         They are φ + α (mean of the branches - φ), or where the outer optimizer would move φ, so right after an average φ itself.
         Contexts may be nested, training weights (and with ``model=`` buffers) come back on leaving and on exceptions, and a state dict
-        taken inside holds them: loading it puts them into the parameters (load the model's state dict first, then the optimizer's and those of averages,
-        in any order). The ``averaged()`` of an average over time may be entered inside, and the two left in any order.
+        taken inside holds them: loading it puts them into the parameters (load the model's state dict first, then the optimizer's and
+        those of averages, in any order). The ``averaged()`` of an average over time may be entered inside, and the two left in any order.
         Where a round begins the model holds the average already: nothing is put aside there, and what is written inside stays.
 
         Under FSDP2 a forward pass without a backward leaves gathered copies of weights in the model, which writing to the
