@@ -295,6 +295,26 @@ def test_all_go_on_from_the_checkpoint_of_one_of_them():
         same(found, mean)
 
 
+def test_one_that_begins_from_a_checkpoint_as_new_as_the_others_last_average_heals_all_the_same():
+    lighthouse = Lighthouse(2)
+
+    def training(own, hook):
+        manager = Fake(lighthouse, own)
+        if own == "c":
+            manager.step = 3  # that of the others in round 2: the start, and two averages
+        return train(manager, 4, seed=own == "c", hook=lambda step, branch: hook(step))
+
+    said, ends = together(lighthouse, come_late(lighthouse, training))
+    assert any("a replica group begins where others end a round: it takes their state first" in line for line in said)
+    rounds = [({"a": 0, "b": 1}, {}), ({"a": 2, "b": 0}, {}), ({"a": 1, "b": 2}, {"c": "a"})]
+    rounds += [({"a": 0, "b": 1, "c": 2}, {})]
+    assert sorted(ends["c"]) == [4]
+    for number, mean in enumerate(by_hand(rounds), start=1):
+        for end in ends.values():
+            if number in end:
+                same(end[number]["model"], mean)
+
+
 def test_one_that_breaks_while_it_heals_is_no_part_of_a_mean_until_an_average_is_committed():
     lighthouse = Lighthouse(2, {(3, 1): (2, False)})
     back = threading.Event()
