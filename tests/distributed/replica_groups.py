@@ -146,6 +146,9 @@ class Fake:
     def register_state_dict_fn(self, key, load_state_dict, state_dict) -> None:
         self.functions[key] = load_state_dict, state_dict
 
+    def load_state_dict(self, state_dict) -> None:
+        self.step = state_dict["step"]
+
     def start_quorum(self, *, timeout) -> None:
         self.error = None
         self.quorum = quorum = self.lighthouse.come(self, timeout.total_seconds())

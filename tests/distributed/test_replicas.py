@@ -1,72 +1,13 @@
 """Branches on replica groups that come and go, without torchft: threads with a manager of its interface, and nested loops written out."""
 
-import sys
 import threading
-import warnings
 from copy import deepcopy
-from datetime import timedelta
-from types import ModuleType
 
 import pytest
 import torch
-from replica_groups import LONG, Fake, KilledError, Lighthouse, run
-from replica_reference import Alone, D, K, by_hand, mean_over, network, place, same, sgd, turn
-
-from lookaround import Lookaround
-from lookaround.distributed import LostReplicasError, join_replicas
-
-LIMIT = timedelta(seconds=30)
-
-
-SETTINGS = {
-    "plain": {},
-    "alpha": {"alpha": 0.5},
-    "outer": {"outer": lambda p: torch.optim.SGD(p, lr=0.7, momentum=0.9, nesterov=True)},
-    "interpolate": {"inner_state": "interpolate", "alpha": 0.8},
-    "reset": {"inner_state": "reset"},
-}
-
-
-def build(manager, seed=0, inner=sgd, branches=D, **settings):
-    model = network(seed)
-    replicas = {} if manager is None else {"replicas": manager, "time_limit": LIMIT}
-    return model, Lookaround(inner(model.parameters()), branches, K, model=model, **replicas, **settings)
-
-
-def state(model, optimizer):
-    own = optimizer.state_dict()["state"]
-    tensors = {f"{i}.{k}": v.clone() for i, e in own.items() for k, v in e.items() if isinstance(v, torch.Tensor)}
-    return {"model": {k: v.clone() for k, v in model.state_dict().items()}, "optimizer": tensors}
-
-
-def train(manager, rounds, seed=0, seen=None, hook=lambda step, branch: None, **settings):
-    """So many averages, with a state after each; a step of the training is a pass over the branches."""
-    model, optimizer = build(manager, seed, **settings)
-    states = {}
-    while place(optimizer)[0] < rounds:
-        for branch in optimizer.around():
-            number, within = place(optimizer)
-            step = number * K + within
-            hook(step, branch)
-            if seen is not None:
-                seen.append((step, branch))
-            turn(model, optimizer, branch, step)
-        number, within = place(optimizer)
-        if not within:
-            states[number] = state(model, optimizer)
-    return states
-
-
-def together(lighthouse, trainings):
-    """Run them; the warnings, in any order, and what they return."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        ends = run(lighthouse, trainings)
-    assert all(issubclass(w.category, RuntimeWarning) for w in caught), [str(w.message) for w in caught]
-    for end in ends.values():
-        if isinstance(end, BaseException):
-            raise end
-    return sorted({str(w.message) for w in caught}), ends
+from replica_groups import LONG, Fake, KilledError, Lighthouse
+from replica_reference import Alone, K, by_hand, mean_over, same, turn
+from replica_trainings import SETTINGS, build, state, together, train
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -295,6 +236,26 @@ def test_all_go_on_from_the_checkpoint_of_one_of_them():
         same(found, mean)
 
 
+def test_one_that_begins_from_a_checkpoint_as_new_as_the_others_last_average_heals_all_the_same():
+    lighthouse = Lighthouse(2)
+
+    def training(own, hook):
+        manager = Fake(lighthouse, own)
+        if own == "c":
+            manager.step = 3  # that of the others in round 2: the start, and two averages
+        return train(manager, 4, seed=own == "c", hook=lambda step, branch: hook(step))
+
+    said, ends = together(lighthouse, come_late(lighthouse, training))
+    assert any("a replica group begins where others end a round: it takes their state first" in line for line in said)
+    rounds = [({"a": 0, "b": 1}, {}), ({"a": 2, "b": 0}, {}), ({"a": 1, "b": 2}, {"c": "a"})]
+    rounds += [({"a": 0, "b": 1, "c": 2}, {})]
+    assert sorted(ends["c"]) == [4]
+    for number, mean in enumerate(by_hand(rounds), start=1):
+        for end in ends.values():
+            if number in end:
+                same(end[number]["model"], mean)
+
+
 def test_one_that_breaks_while_it_heals_is_no_part_of_a_mean_until_an_average_is_committed():
     lighthouse = Lighthouse(2, {(3, 1): (2, False)})
     back = threading.Event()
@@ -346,136 +307,3 @@ def test_a_branch_that_is_not_finite_is_left_out_and_takes_anothers_inner_state(
     for end in ends.values():
         same(end["model"], ends["a"]["model"])
         assert all(bool(t.isfinite().all()) for t in (*end["model"].values(), *end["optimizer"].values()))
-
-
-# -- errors and refusals -----------------------------------------------------------------------------------------------------
-
-
-def one(lighthouse, least=1, limit=LIMIT, branches=D, name="a"):
-    model = network()
-    manager = Fake(lighthouse, name, least)
-    return model, Lookaround(sgd(model.parameters()), branches, K, model=model, replicas=manager, time_limit=limit)
-
-
-def test_no_quorum_within_the_limit_is_an_error_that_says_how_many_it_takes():
-    _, optimizer = one(Lighthouse(2), least=2, limit=timedelta(seconds=0.1))
-    with pytest.raises(
-        LostReplicasError, match=r"no quorum for the start within 0.1 s: it takes at least 2 replica groups"
-    ):
-        next(optimizer.around())
-
-
-def test_too_few_for_a_commit_are_an_error_within_the_limit():
-    lighthouse = Lighthouse(1)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        ends = run(lighthouse, {"a": lambda own: next(one(lighthouse, 2, timedelta(seconds=0.1))[1].around())})
-    assert isinstance(ends["a"], LostReplicasError)
-    assert "times in 0.1 s the start was not committed: 1 replica groups came, it takes at least 2" in str(ends["a"])
-    assert "it is taken again (try 2)" in str(caught[1].message)
-
-
-def test_more_replica_groups_than_branches_are_refused():
-    lighthouse = Lighthouse(2)
-
-    def training(own):
-        _, optimizer = one(lighthouse, branches=1, name=own)
-        return next(optimizer.around())
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        ends = run(lighthouse, dict.fromkeys("ab", training))
-    assert ends["a"] == 0
-    assert isinstance(ends["b"], LostReplicasError)
-    assert "one of 2 replica groups for branches=1" in str(ends["b"])
-
-
-def test_a_step_outside_of_around_is_refused_as_its_gradient_may_be_of_other_weights():
-    _, optimizer = one(Lighthouse(1))
-    with pytest.raises(ValueError, match=r"outside of a loop over around\(\)"):
-        optimizer.step()
-
-
-def test_an_average_to_look_at_in_the_middle_of_a_round_is_refused():
-    model, optimizer = one(Lighthouse(1), branches=2)
-    around = optimizer.around()
-    with pytest.warns(RuntimeWarning, match="branch 1 did not come to the start"):
-        turn(model, optimizer, next(around), 0)
-    assert list(around) == []
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    with pytest.raises(ValueError, match=r"call average\(\) first"), optimizer.averaged():
-        pass
-    same(model.state_dict(), before)
-    optimizer.average()
-    with optimizer.averaged():
-        pass
-
-
-def test_restart_is_a_meeting_too():
-    lighthouse = Lighthouse(2)
-
-    def training(own):
-        model, optimizer = build(Fake(lighthouse, own), branches=2)
-        for step in range(K + 1):
-            for branch in optimizer.around():
-                turn(model, optimizer, branch, step)
-        with torch.no_grad():
-            for param in model.parameters():
-                param.fill_(0.5)
-        optimizer.restart()
-        assert place(optimizer) == (2, 0)
-        for step in range(K):
-            for branch in optimizer.around():
-                turn(model, optimizer, branch, step)
-        return state(model, optimizer)["model"]
-
-    said, ends = together(lighthouse, dict.fromkeys("ab", training))
-    assert said == []
-    same(ends["a"], ends["b"])
-
-
-def test_rounds_that_do_different_things_are_refused():
-    lighthouse = Lighthouse(2)
-
-    def training(own):
-        model, optimizer = build(Fake(lighthouse, own), branches=2)
-        for branch in optimizer.around():
-            turn(model, optimizer, branch, 0)
-        (optimizer.average if own == "a" else optimizer.restart)()
-
-    ends = run(lighthouse, dict.fromkeys("ab", training))
-    assert "the replica groups differ in the kind of meeting ([1, 2] in their order)" in str(ends["a"])
-
-
-def test_what_does_not_go_together_is_refused():
-    params = [torch.nn.Parameter(torch.zeros(1))]
-    manager = Fake(Lighthouse(1), "a")
-    for setting in ({"start": 2}, {"wire": "int8"}, {"mesh": 3}, {"overlap": 1}):
-        ((name, value),) = setting.items()
-        with pytest.raises(ValueError, match=f"{name}={value!r} and replicas do not go together"):
-            Lookaround(torch.optim.SGD(params, lr=0.1), replicas=manager, **setting)
-    with pytest.raises(TypeError, match="replicas has to be a torchft Manager, got 3"):
-        Lookaround(torch.optim.SGD(params, lr=0.1), replicas=3)
-    with pytest.raises(ValueError, match="time_limit has to be positive"):
-        Lookaround(torch.optim.SGD(params, lr=0.1), replicas=manager, time_limit=timedelta(0))
-    manager._use_async_quorum = True
-    with pytest.raises(ValueError, match="use_async_quorum=False"):
-        Lookaround(torch.optim.SGD(params, lr=0.1), replicas=manager)
-
-
-def test_without_torchft_the_error_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchft", None)
-    with pytest.raises(ImportError, match=r"pip install 'lookaround\[ft\]'"):
-        join_replicas("a")
-
-
-def test_joining_says_what_it_lacks(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchft", ModuleType("torchft"))
-    for name in ("REPLICA_GROUP_ID", "TORCHFT_LIGHTHOUSE"):
-        monkeypatch.delenv(name, raising=False)
-    with pytest.raises(ValueError, match="a replica group needs a name of its own"):
-        join_replicas()
-    with pytest.raises(ValueError, match="least has to be at least 1, got 0"):
-        join_replicas("a", least=0)
-    with pytest.raises(ValueError, match=r"torchft_lighthouse --min_replicas 2"):
-        join_replicas("a", least=2)

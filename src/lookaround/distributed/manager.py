@@ -21,6 +21,9 @@ class Manager(Protocol):
     ) -> None:
         """Have state given to a process that heals, and taken there."""
 
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Set how many steps have been committed."""
+
     def start_quorum(self, *, timeout: timedelta) -> None:
         """Wait for those who are alive, and heal."""
 

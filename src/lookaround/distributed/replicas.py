@@ -224,6 +224,7 @@ class Replicas:
         own = [self._lineage, not self.healing, self.local.start, well[0], randbits(32)]
         device = tensors[0].device if tensors else torch.device("cpu")
         said = self._links.share([*same, *map(int, own), *words(skipped, k)], device)
+        self._send_back_a_beginner({row[0] for row in said})
         check_same([row[: len(same)] for row in said])
         lineages, taking, numbers, healthy, nonces = zip(
             *(row[len(same) : len(same) + len(own)] for row in said), strict=True
@@ -239,6 +240,14 @@ class Replicas:
         if not any(self._taking):
             return [False] * self.branches
         return [b not in self._holders or self._taking[self._holders[b]] for b in range(self.branches)]
+
+    def _send_back_a_beginner(self, kinds: set[int]) -> None:
+        """Who begins from a checkpoint as new as the others' last average is not behind them for torchft, and is for us: it has to heal."""
+        start = _KINDS.index("start")
+        if start in kinds and len(kinds) > 1:
+            if self.kind == "start":
+                self._manager.load_state_dict({"step": 0, "batches_committed": 0})
+            raise BrokenLinkError("a replica group begins where others end a round: it takes their state first")
 
     def _check_lineage(self, lineages: list[int]) -> None:
         usual = max(lineages, key=lineages.count)

@@ -52,7 +52,8 @@ class Lookaround(Spread):
         outer: an outer optimizer in the place of α (see `Lookahead`): d branches with Nesterov momentum are DiLoCo.
         mesh: a `DeviceMesh` with a dimension "branch": a process holds the branches of its row (docs/scaling.md). Without it all are here.
         wire: how weights travel along it: ``"exact"``, or in fewer bits, as displacements whose errors are made up for the next time.
-        time_limit: how long an average waits for a process; then `lookaround.distributed.LostRankError` names it.
+        time_limit: how long an average waits for a process; then `lookaround.distributed.LostRankError` names it. With ``replicas``
+            how long it may take until enough of them are there; then `lookaround.distributed.LostReplicasError`.
         overlap: j, passes over the branches by which an average is taken in after its round's end, less than k. 0 takes it in there. With
             more it is under way meanwhile, in a thread, while the next round has begun: no process waits for the others at a round's end.
         replicas: a torchft ``Manager`` (`lookaround.distributed.join_replicas`): a replica group holds one branch, may die and come back.
