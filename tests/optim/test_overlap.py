@@ -1,10 +1,6 @@
 """Averages that are taken in some passes after their round's end, on one process: every branch keeps the way it has come since."""
 
-import copy
-import io
 import itertools
-import pickle
-import warnings
 
 import pytest
 import torch
@@ -13,9 +9,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.optim import SGD
 
-from conformance.table import Net, batch, same
+from conformance.table import batch, same
 from lookaround import SAM, Lookahead, Lookaround
 from reference import nested_loops
+from reference.late_training import Training, nesterov
 from reference.problems import INNERS, Noisy, in_groups, set_gradients
 
 PERIODS = {
@@ -25,10 +22,6 @@ PERIODS = {
     "falling": lambda t: max(1, 6 - t),
     "odd": lambda t: 3 if t % 2 == 0 else 1,
 }
-
-
-def nesterov(params):
-    return SGD(params, lr=0.7, momentum=0.9, nesterov=True)
 
 
 MOVES = {
@@ -42,15 +35,6 @@ MOVES = {
 
 def weights_now(optimizer, params):
     return [p.detach().clone() for p in params]
-
-
-def loops(way, optimizer, passes):
-    """All (step, branch) of the passes, in the order in which a training loop of some kind comes to them."""
-    if way == "around":
-        return ((step, branch) for step in range(passes) for branch in optimizer.around())
-    if way == "around batches":
-        return optimizer.around(range(passes))
-    return ((step, branch) for step in range(passes) for branch in range(optimizer.branches))
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
@@ -126,34 +110,6 @@ def test_one_branch_with_alpha_one_is_the_inner_optimizer_bit_for_bit(inner, dty
         assert all(map(torch.equal, ours, theirs))
 
 
-class Training:
-    """A network with running statistics, trained by branches."""
-
-    def __init__(self, branches=3, k=4, overlap=2, inner=INNERS["nesterov"], **settings):
-        self.model = Net()
-        settings.setdefault("model", self.model)
-        self.optimizer = Lookaround(inner(list(self.model.parameters())), branches, k, overlap=overlap, **settings)
-
-    def turn(self, step, branch, factor=1.0):
-        self.optimizer.zero_grad()
-        (self.model(batch(step, branch)).square().mean() * factor).backward()
-        self.optimizer.step()
-
-    def passes(self, first, last, way="around"):
-        steps = range(first, last)
-        if way == "around batches":
-            for step, branch in self.optimizer.around(steps):
-                self.turn(step, branch)
-        else:
-            for step in steps:
-                for branch in self.optimizer.around() if way == "around" else range(self.optimizer.branches):
-                    self.turn(step, branch)
-        return self
-
-    def end(self):
-        return {k: v.clone() for k, v in self.model.state_dict().items()}, copy.deepcopy(self.optimizer.state_dict())
-
-
 @pytest.mark.parametrize("k", [4, lambda t: [4, 1, 2][t % 3]], ids=["4", "changing"])
 def test_minibatches_taken_together_come_to_the_same_bits(k):
     one, other = (Training(k=k).passes(0, 19, way) for way in ("around", "around batches"))
@@ -217,71 +173,6 @@ def test_buffers_are_the_branches_own_and_their_mean_is_shown():
     assert late.model.body[1].num_batches_tracked == 18
 
 
-SAVED = {
-    "plain": {},
-    "alpha": {"alpha": 0.6},
-    "outer": {"outer": nesterov, "inner_state": "reset"},
-    "alpha changes": {"alpha": lambda t: [1.0, 0.5][t % 2]},
-}
-
-
-@pytest.mark.parametrize("name", SAVED)
-def test_it_goes_on_from_every_point_bit_for_bit(name):
-    """From files, copies and pickles, between passes and in the middle of them."""
-    undisturbed = Training(**SAVED[name])
-    for step in range(10):
-        for branch in undisturbed.optimizer.around():
-            undisturbed.turn(step, branch)
-            if (step, branch) in ((5, 0), (5, 2)):
-                check_goes_on(undisturbed, step, SAVED[name])
-        if step in (2, 3, 4, 5, 7):
-            check_goes_on(undisturbed, step, SAVED[name], between=True)
-
-
-def check_goes_on(training, step, settings, *, between=False):
-    file = io.BytesIO()
-    torch.save({"model": training.model.state_dict(), "optimizer": training.optimizer.state_dict()}, file)
-    file.seek(0)
-    saved = torch.load(file, weights_only=True)
-    fresh, stale = Training(**settings), Training(**settings).passes(0, step % 6)
-    twins = [fresh, stale]
-    for twin in twins:
-        twin.model.load_state_dict(saved["model"])
-        twin.optimizer.load_state_dict(copy.deepcopy(saved["optimizer"]))
-        assert same(twin.optimizer.state_dict(), training.optimizer.state_dict())
-    if between:
-        twins.append(copy.deepcopy(training))
-    if between and not settings:  # a lambda cannot be pickled
-        twins.append(pickle.loads(pickle.dumps(training)))
-    for twin in twins:
-        for now in range(step if not between else step + 1, step + 6):
-            for branch in twin.optimizer.around():
-                twin.turn(now, branch)
-        twin.optimizer.average()
-    ends = [twin.end() for twin in twins]
-    assert all(same(ends[0], end) for end in ends[1:])
-    goes_on = Training(**settings).passes(0, step + 6)
-    goes_on.optimizer.average()
-    assert same(ends[0], goes_on.end())
-
-
-def test_a_checkpoint_that_was_cut_or_of_another_kind_is_refused():
-    training = Training().passes(0, 5)
-    saved = copy.deepcopy(training.optimizer.state_dict())
-    with pytest.raises(ValueError, match="while an average was under way: build the optimizer with overlap="):
-        Training(overlap=0).optimizer.load_state_dict(saved)
-    for label in ("sent.1", "mean"):
-        cut = copy.deepcopy(saved)
-        for entry in cut["state"].values():
-            del entry[f"lookaround.{label}"]
-        other = Training().passes(0, 5)
-        with pytest.raises(ValueError, match="the checkpoint lacks"):
-            other.optimizer.load_state_dict(cut)
-        assert same(other.end(), training.end())
-    later = Training().passes(0, 7)  # taken in by then
-    Training(overlap=0).optimizer.load_state_dict(later.optimizer.state_dict())
-
-
 def test_restart_drops_what_is_under_way():
     training = Training(alpha=0.5).passes(0, 5)
     with torch.no_grad():
@@ -324,59 +215,6 @@ def test_alpha_below_one_that_begins_later_starts_from_a_mean():
     # 2 and 6 set out; at 3 and 9 their mean 4 comes: 5 and 7; 6 and 10 set out; at 7 and 13 φ = 4 + (8 - 4)/2 = 6 comes: 7 and 9.
     # Shown is what a step of α would give: 4 + (6 - 4)/2 after the third pass.
     assert seen == [2, 4, 5, 6, 7, 8]
-
-
-def test_a_branch_that_diverges_is_left_out_and_comes_back_with_another_ones_inner_state_and_buffers():
-    training = Training(branches=3, k=3, overlap=2).passes(0, 2)
-    for branch in training.optimizer.around():
-        training.turn(2, branch, float("inf") if branch == 1 else 1.0)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # it is said once, when the average has come
-        with training.optimizer.averaged():
-            assert all(bool(t.isfinite().all()) for t in training.model.state_dict().values())
-        for branch in training.optimizer.around():
-            training.turn(3, branch)
-    saved = copy.deepcopy((training.model.state_dict(), training.optimizer.state_dict()))
-    twin = Training(branches=3, k=3, overlap=2)
-    twin.model.load_state_dict(saved[0])
-    twin.optimizer.load_state_dict(saved[1])
-    for each in (training, twin):
-        with pytest.warns(
-            RuntimeWarning, match="branch 1 of 3 has weights that are infinite or NaN.* average of round 0"
-        ):
-            each.passes(4, 5)
-        state = each.optimizer.state_dict()["state"]
-        leaves = [v for entry in state.values() for k, v in entry.items() if "sent" not in k and k != "step"]
-        assert all(bool(leaf.isfinite().all()) for leaf in leaves)
-        each.passes(5, 9)
-    assert same(training.end(), twin.end())
-
-
-def test_where_no_branch_is_finite_the_average_says_so():
-    training = Training(k=2, overlap=1).passes(0, 1)
-    turns = training.optimizer.around()
-    for _ in range(3):
-        training.turn(1, next(turns), float("nan"))
-    with pytest.raises(ValueError, match="all 3 branches are infinite or NaN"):
-        next(turns)
-
-
-def test_skipped_steps_count_as_passes():
-    """A pass in which the scaler skips every step, and one in which it skips one."""
-    training = Training(branches=2, k=3, overlap=2)
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
-    places = []
-    for step in range(7):
-        for branch in training.optimizer.around():
-            training.optimizer.zero_grad()
-            loss = training.model(batch(step, branch)).square().mean()
-            skipped = step in (0, 4) or (step, branch) == (3, 0)
-            scaler.scale(loss * float("inf") if skipped else loss).backward()
-            scaler.step(training.optimizer)
-            scaler.update()
-        group = training.optimizer.state_dict()["param_groups"][0]
-        places.append(tuple(group[f"lookaround_{key}"] for key in ("round", "step", "under_way")))
-    assert places == [(0, 1, 0), (0, 2, 0), (1, 0, 2), (1, 1, 1), (1, 2, 0), (2, 0, 2), (2, 1, 1)]
 
 
 def test_passes_before_the_first_round():
