@@ -246,7 +246,7 @@ def test_a_recipe_runs_from_the_command_line(texts: Path, tmp_path: Path, capsys
         *(
             (
                 [name, "root=/nowhere"],
-                "there is no folder /nowhere; name another folder with --root FOLDER (lookaround run: root=FOLDER)",
+                "there is no folder /nowhere; name another folder with --root FOLDER (lookaround run: root=",
             )
             for name in ("swa-table-1", "lookaround-table-3", "lookahead-table-3", "lookahead-table-4")
         ),
