@@ -8,7 +8,7 @@ import pytest
 import torch
 
 killing = runpy.run_path(str(Path(__file__).with_name("killing.py")))
-STEPS = 160
+STEPS = 320
 
 
 @pytest.mark.distributed
