@@ -7,7 +7,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lookaround.distributed.rows import _words
+from lookaround.distributed.rows import words
 from lookaround.optim.cadence import Move, Place, among_others, made_up, round_ends, turn_ends
 from reference.processes import fork_on_each
 
@@ -70,6 +70,6 @@ def test_rounds_of_rows_end_where_those_of_one_process_end(k, passes):
 
 @given(st.integers(0, 2**200 - 1), st.integers(0, 62))
 def test_any_number_of_bits_travels(bits, more):
-    words = _words(bits, 200 + more)
-    assert sum(word << 62 * at for at, word in enumerate(words)) == bits
-    assert all(0 <= word < 2**62 for word in words)
+    said = words(bits, 200 + more)
+    assert sum(word << 62 * at for at, word in enumerate(said)) == bits
+    assert all(0 <= word < 2**62 for word in said)

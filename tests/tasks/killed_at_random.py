@@ -13,9 +13,6 @@ import time
 import warnings
 from pathlib import Path
 
-import test_killed
-import test_tasks_killed as tasks
-
 METHODS = {"fine_tuning": ["sgd", "lookaround:k=2"]}
 
 
@@ -29,6 +26,9 @@ def processes():
 
 
 if __name__ == "__main__":
+    import test_killed
+    import test_tasks_killed as tasks
+
     warnings.simplefilter("ignore")
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
     here, task, kills = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])

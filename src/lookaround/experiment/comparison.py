@@ -62,12 +62,13 @@ def train(
         >>> from lookaround.experiment import Plan, train
         >>> from lookaround.methods import Spec
         >>> from lookaround.tasks.vision import VisionConfig, load_network
-        >>> plan = Plan("vision", VisionConfig(train_images=100, width=4), (Spec("sgd"), Spec.parse("lookaround:k=2")))
+        >>> methods = Spec.parse("sgd:warmup=0.5"), Spec.parse("lookaround:k=2,warmup=0.5")
+        >>> plan = Plan("vision", VisionConfig(train_images=100, width=4), methods)
         >>> with tempfile.TemporaryDirectory() as out:
         ...     comparison = train(replace(plan, budget=replace(plan.budget, epochs=1)), Path(out))
         ...     model, architecture = load_network(comparison.networks[1])
-        sgd, seed 0 | epoch 1 | ...
-        lookaround:k=2, seed 0 | epoch 1 | ...
+        sgd:warmup=0.5, seed 0 | epoch 1 | ...
+        lookaround:k=2,warmup=0.5, seed 0 | epoch 1 | ...
         >>> [result.spent for result in comparison.results]
         [192, 192]
     """
