@@ -177,14 +177,20 @@ def test_an_experiment_on_text_split_anew_is_measured_on_the_part_that_it_was_te
     assert evaluated(run, tmp_path / "ptb.test.txt") != pytest.approx(saved, rel=1e-3)
 
 
-def test_a_transformer_scores_each_token_of_a_long_text_with_half_a_window_before_it(tmp_path: Path) -> None:
-    data, out = tmp_path / "data", tmp_path / "out"
+def a_transformer(folder: Path) -> tuple[Path, Path]:
+    """A text, and a run of a Transformer on it whose windows are shorter."""
+    data, out = folder / "data", folder / "out"
     data.mkdir()
     for part in ("train", "valid", "test"):
         (data / f"{part}.txt").write_text("one two three\nthree two one\n" * 20)
     words = f"train --task language --root {data} --network transformer --width 8 --heads 2 --layers 1 --window 6"
     assert main([*words.split(), "--epochs", "1", "--methods", "adamw:batch=2", "--out", str(out)]) == 0
     (run,) = out.glob("*/seed-0")
+    return data, run
+
+
+def test_a_transformer_scores_each_token_of_a_long_text_with_half_a_window_before_it(tmp_path: Path) -> None:
+    data, run = a_transformer(tmp_path)
     _, *rows = predicted(run, [data / "test.txt"])
     assert [row[2] for row in rows] == ["4"] * 40
     # The windows after the first begin every three tokens: with four tokens a line the second line's are cut like the fourteenth's.
@@ -253,13 +259,7 @@ def without_reading(file: Path) -> Path:
 
 
 def test_a_file_of_a_transformer_is_read_in_windows_of_its_own_length(tmp_path: Path) -> None:
-    data, out = tmp_path / "data", tmp_path / "out"
-    data.mkdir()
-    for part in ("train", "valid", "test"):
-        (data / f"{part}.txt").write_text("one two three\nthree two one\n" * 20)
-    words = f"train --task language --root {data} --network transformer --width 8 --heads 2 --layers 1 --window 6"
-    assert main([*words.split(), "--epochs", "1", "--methods", "adamw:batch=2", "--out", str(out)]) == 0
-    (run,) = out.glob("*/seed-0")
+    data, run = a_transformer(tmp_path)
     alone = tmp_path / "alone.safetensors"
     alone.write_bytes((run / "model.safetensors").read_bytes())
     assert evaluated(alone, data) == evaluated(run, data)

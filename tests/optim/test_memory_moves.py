@@ -59,22 +59,23 @@ def test_training_weights_come_back_into_the_memory_there_is(wrap, change, how):
         assert torch.equal(value, before[name].to(value.dtype)), name
 
 
+def passes(optimizer, weight, count):
+    for _ in range(count):
+        for _ in optimizer.around():
+            weight.grad = torch.randn_like(weight)
+            optimizer.step()
+
+
 @pytest.mark.parametrize("alpha", [1.0, 0.5])
 def test_an_average_under_way_rounds_nothing_to_the_dtype_before(alpha):
     torch.manual_seed(0)
     weight = nn.Parameter(torch.randn(50))
     optimizer = Lookaround(SGD([weight], lr=0.1), 2, k=3, alpha=alpha, overlap=2)
 
-    def passes(count):
-        for _ in range(count):
-            for _ in optimizer.around():
-                weight.grad = torch.randn(50, dtype=weight.dtype)
-                optimizer.step()
-
-    passes(3)
+    passes(optimizer, weight, 3)
     weight.data = weight.data.double()
     weight.grad = None
-    passes(2)
+    passes(optimizer, weight, 2)
     assert not torch.equal(weight.data.float().double(), weight.data)
 
 
@@ -83,15 +84,9 @@ def test_alpha_set_while_an_average_is_under_way_is_in_what_is_shown():
     weight = nn.Parameter(torch.randn(5, dtype=torch.float64))
     optimizer = Lookaround(SGD([weight], lr=0.1), 2, k=3, overlap=2)
 
-    def passes(count):
-        for _ in range(count):
-            for _ in optimizer.around():
-                weight.grad = torch.randn(5, dtype=torch.float64)
-                optimizer.step()
-
-    passes(3)
+    passes(optimizer, weight, 3)
     optimizer.alpha = 0.5
-    passes(1)
+    passes(optimizer, weight, 1)
     with optimizer.averaged():
         shown = weight.detach().clone()
     optimizer.average()

@@ -149,8 +149,8 @@ def packed_means(
     """
     for i, parts in enumerate(layout.blocks):
         lists = [parts if of is None else of.blocks[i] for of in sets]
-        members = [[layout.gather(i)] if len(of) > 1 else of for of in compress(lists, taking_part)]
-        yield mean_of(members, in_place=in_place), (*lists, *[of.blocks[i] for of in beside])
+        mean = _mean_of_block(layout, i, lists, taking_part, in_place=in_place)
+        yield mean, (*lists, *[of.blocks[i] for of in beside])
 
 
 def settle_packed(
@@ -176,7 +176,7 @@ def settle_packed(
         held: list[list[Tensor]] = [parts if of is None else of.blocks[i] for of in sets]
         result = _mean_of_block(layout, i, held, taking_part, in_place=only is None or taking_part.index(True) == only)
         if slow is not None:
-            result = _towards_block(alpha, result[0], slow.blocks[i], keep=only is not None)
+            result = towards(alpha, result, slow.blocks[i], only is not None)
         for block in held if only is None else held[only : only + 1]:
             if block is result:
                 continue
@@ -193,16 +193,6 @@ def _mean_of_block(
         return [layout.gather(i, wide=True)]
     members = [[layout.gather(i)] if len(of) > 1 else of for of in compress(held, taking_part)]
     return mean_of(members, in_place=in_place)
-
-
-def _towards_block(alpha: float, mean: Tensor, slow: Block, *, keep: bool) -> list[Tensor]:
-    """`towards` of one flat tensor."""
-    phi = slow[0]
-    mean.sub_(phi)
-    if keep:
-        return [torch.add(phi, mean, alpha=alpha)]
-    phi.add_(mean, alpha=alpha)
-    return slow
 
 
 Move = Callable[[list[Tensor], list[Tensor] | None, bool], list[Tensor]]
