@@ -76,6 +76,7 @@ def test_long_labels_have_short_folders_of_their_own():
         ("lookahead:inner=adan", "unknown optimizer 'adan'; choose one of sgd, adamw, muon,"),
         ("lookahead:inner=sparseadam", "unknown optimizer 'sparseadam'"),
         ("lookahead:inner=adamw,momentum=0.9", "lookahead has no setting 'momentum'; it has"),
+        ("swa:betas=0.6/0.999", "An inner optimizer chosen beside it may have it: inner=adamw,betas=0.6/0.999 (adamw,"),
         ("adamw:inner=sgd", "adamw has no setting 'inner'"),
         ("sam+lookaround", "cannot be joined; write ROUND"),
         ("ema+swa", "cannot be joined"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
-from lookaround.methods.optimizers import arguments
+from lookaround.methods.optimizers import OPTIMIZERS, arguments
 from lookaround.methods.presets import PRESETS
 from lookaround.methods.registry import Entry, find
 from lookaround.methods.settings import Field, settings_of
@@ -98,7 +98,9 @@ class Spec:
         for key, text in chosen.items():
             key = key.removeprefix("inner.") if key not in known and key.startswith("inner.") else key
             if key not in known:
-                raise ValueError(f"{self.name} has no setting {key!r}; it has {', '.join(known)}")
+                raise ValueError(
+                    f"{self.name} has no setting {key!r}; it has {', '.join(known)}{_hint(key, text, known)}"
+                )
             values[key] = _value(self.name, known[key], text)
         spec = replace(self, given=tuple((key, values[key]) for key in known if key in values))
         spec._check()
@@ -181,6 +183,14 @@ class Spec:
         settings = self.entry.settings(**{**_SCHEDULE, **defaults.schedule, **mine, "batch": batch})
         gradients = self.entry.cost(inner, optimizer)
         return Resolved(self.name, settings, inner, optimizer, batch, d, gradients)
+
+
+def _hint(key: str, value: str, known: Mapping[str, Field]) -> str:
+    """Which inner optimizers have a setting that the one at hand has not."""
+    have = [name for name in OPTIMIZERS if key in arguments(name)] if "inner" in known else []
+    if not have:
+        return ""
+    return f". An inner optimizer chosen beside it may have it: inner={have[0]},{key}={value} ({', '.join(have)})"
 
 
 def assignments(text: str, whole: str) -> dict[str, str]:
