@@ -1,10 +1,10 @@
-"""Tables and pictures of the tasks on text: every method against tuned AdamW, at every budget.
+"""Tables and pictures of tasks that `lookaround tune` trained: every method against tuned AdamW or SGD, at every budget.
 
-    python recipes/text_figures.py docs/results
+    python recipes/task_figures.py docs/results
 
-Reads language.csv, language-tried.csv, translation.csv and translation-tried.csv in the folder (`text_runs.py` gathers them); writes
-language.md, language.png, translation.md and translation.png beside them. Differences are paired by seed, intervals are Student's at
-95 %, and p values are Holm's for all methods and budgets of a task.
+Reads NAME.csv and NAME-tried.csv in the folder (`tuned_runs.py` gathers them) for the language model, the translation and photographs;
+writes NAME.md and NAME.png beside them. Differences are paired by seed, intervals are Student's at 95 %, and p values are Holm's for
+all methods and budgets of a task.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ RATE = "rate (↓ ↑: the lowest, highest tried)"
 
 @dataclass(frozen=True)
 class Task:
-    """A task on text.
+    """A task at several budgets.
 
     Attributes:
         name: of its files.
@@ -32,6 +32,8 @@ class Task:
         panels: of its picture.
         names: of its rows in the picture, from the top.
         controls: the baseline, and its variants; held-out data choose among them for the second baseline.
+        baseline: what the baseline is called.
+        unit: of the budgets.
     """
 
     name: str
@@ -40,10 +42,14 @@ class Task:
     panels: tuple[Panel, ...]
     names: Mapping[str, str]
     controls: tuple[str, ...]
+    baseline: str = "AdamW"
+    unit: str = "tokens"
 
 
-def _nats(limit: float) -> Panel:
-    return Panel("loss", (-limit, limit), "test loss minus tuned AdamW's, nats (left is better)", "{:+.2f}".format)
+def _nats(limit: float, baseline: str = "AdamW") -> Panel:
+    return Panel(
+        "loss", (-limit, limit), f"test loss minus tuned {baseline}'s, nats (left is better)", "{:+.2f}".format
+    )
 
 
 LANGUAGE = Task(
@@ -63,13 +69,13 @@ LANGUAGE = Task(
         "ema": "ema",
         "tail": "tail",
         "swa": "swa",
-        "swa:betas=0.6/0.999": "swa, β₁ = 0.6",
+        "swa:inner=adamw,betas=0.6/0.999": "swa, β₁ = 0.6",
         "lookahead:k=5,alpha=0.8": "lookahead, α = 0.8",
-        "lookahead:k=5,alpha=0.8,betas=0.6/0.999": "lookahead, α = 0.8, β₁ = 0.6",
+        "lookahead:k=5,alpha=0.8,inner=adamw,betas=0.6/0.999": "lookahead, α = 0.8, β₁ = 0.6",
         "snoo": "snoo",
         "lookaround:k=5": "lookaround",
         "lookaround:k=5,batch=1/d": "lookaround, batch 1/d",
-        "lookaround:k=5,batch=1/d,betas=0.6/0.999": "lookaround, batch 1/d, β₁ = 0.6",
+        "lookaround:k=5,batch=1/d,inner=adamw,betas=0.6/0.999": "lookaround, batch 1/d, β₁ = 0.6",
     },
     ("adamw", "adamw:betas=0.6/0.999", "adamw:batch=1/d"),
 )
@@ -93,6 +99,37 @@ TRANSLATION = Task(
     },
     ("adamw:batch=500", "adamw:batch=167"),
 )
+PHOTOGRAPHS = Task(
+    "photographs",
+    "Photographs: a small CNN on 2,000 CIFAR-10 images",
+    Layout(
+        ("lr",),
+        RATE,
+        {"top1": ("top-1 %", 2), "nll": ("NLL", 4), "ece": ("ECE %", 2)},
+        "nll",
+        ("top1", "top-1", 2),
+    ),
+    (
+        _nats(0.16, "SGD"),
+        Panel("top1", (-6.0, 4.0), "top-1 minus tuned SGD's, points (right is better)", "{:+.1f}".format),
+    ),
+    {
+        "sgd:momentum=0.5,batch=32": "sgd, momentum 0.5",
+        "sgd:batch=32,schedule=wsd": "sgd, late cooldown",
+        "ema:batch=32": "ema",
+        "tail:batch=32": "tail",
+        "swa:batch=32": "swa",
+        "power-ema:width=0.1,batch=32,schedule=constant": "power-ema, constant rate",
+        "lookahead:k=5,alpha=0.8,batch=32": "lookahead, α = 0.8",
+        "snoo:batch=32": "snoo",
+        "lookaround:k=5,batch=32": "lookaround",
+        "lookaround:k=5,batch=11": "lookaround, batch 11",
+        "dart:batch=32": "dart",
+    },
+    ("sgd:batch=32", "sgd:momentum=0.5,batch=32", "sgd:batch=32,schedule=wsd"),
+    "SGD",
+    "samples",
+)
 
 
 def write(task: Task, folder: Path) -> None:
@@ -105,7 +142,7 @@ def write(task: Task, folder: Path) -> None:
     text = [
         f"# {task.title}",
         "",
-        "Made by `python recipes/text_figures.py docs/results`; read [results](../results.md) first.",
+        "Made by `python recipes/task_figures.py docs/results`; read [results](../results.md) first.",
         "",
         f"![{task.title}]({task.name}.png)",
         "",
@@ -115,7 +152,7 @@ def write(task: Task, folder: Path) -> None:
     ]
     for budget, own in split.items():
         chosen = bases[budget][1]
-        text += ["", f"{budget:,} tokens; of AdamW's variants held-out data choose {chosen}:", ""]
+        text += ["", f"{budget:,} {task.unit}; of {task.baseline}'s variants held-out data choose {chosen}:", ""]
         text += head((task.controls[0], "that one"), task.layout)
         text += [line(marked(row, trials, budget)) for row in own]
     (folder / f"{task.name}.md").write_text("\n".join(text) + "\n", encoding="utf-8")
@@ -124,7 +161,7 @@ def write(task: Task, folder: Path) -> None:
     title = f"{task.title}\nmeans and 95 % intervals of {many} fresh paired seeds, every method's rate tuned"
     measured = {row.name for own in split.values() for row in own}
     names = {name: words for name, words in task.names.items() if name in measured}
-    save(forest(split, names, task.panels, "tokens", title), folder / f"{task.name}.png")
+    save(forest(split, names, task.panels, task.unit, title), folder / f"{task.name}.png")
 
 
 def by_budget(task: Task, split: Mapping[int, Sequence[Row]]) -> list[str]:
@@ -132,14 +169,14 @@ def by_budget(task: Task, split: Mapping[int, Sequence[Row]]) -> list[str]:
     cells = {(row.name, budget): _cell(row) for budget, rows in split.items() for row in rows}
     names = [task.controls[0], *(name for name in task.names if any((name, budget) in cells for budget in split))]
     lines = [[name, *(cells.get((name, budget), "") for budget in split)] for name in names]
-    head = ["method", *(f"{budget:,} tokens" for budget in split)]
+    head = ["method", *(f"{budget:,} {task.unit}" for budget in split)]
     return [f"| {' | '.join(head)} |", "| --- |" + " ---: |" * len(split), *(f"| {' | '.join(own)} |" for own in lines)]
 
 
 def _cell(row: Row) -> str:
     one = row.against[0]
     if one is None:
-        return row.mean("loss")
+        return row.mean(row.layout.loss)
     loss, _, _ = one.cells()
     return f"{loss} ({one.p:.3f})"
 
@@ -162,11 +199,11 @@ def marked(row: Row, trials: Tried, budget: int) -> Row:
 
 
 def main() -> None:
-    """Writes both."""
+    """Writes all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
-    for task in (LANGUAGE, TRANSLATION):
+    for task in (LANGUAGE, TRANSLATION, PHOTOGRAPHS):
         write(task, folder)
 
 

@@ -1,4 +1,4 @@
-"""The tasks on text: what `tune` and `train` leave is gathered into files, and those become tables and pictures."""
+"""Tasks at several budgets: what `tune` and `train` leave is gathered into files, and those become tables and pictures."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from paired_tables import read
-from text_figures import LANGUAGE, TRANSLATION, best_control, write
-from text_runs import gather, merged, row_and_rate
+from task_figures import LANGUAGE, PHOTOGRAPHS, TRANSLATION, best_control, write
+from tuned_runs import common, gather, merged, row_and_rate
 
 from lookaround.cli import main
 from lookaround.experiment.reading import read_folder
@@ -109,11 +109,10 @@ def test_both_tasks_get_a_page_and_a_picture(folder: Path) -> None:
 
 
 def test_a_row_of_a_file_is_the_method_less_what_was_tuned_or_given_to_all() -> None:
-    assert row_and_rate("adamw:betas=0.6/0.999,lr=0.02,warmup=0.1,schedule=cosine") == {
-        "row": "adamw:betas=0.6/0.999",
-        "lr": "0.02",
-    }
-    assert row_and_rate("ema:lr=0.5") == {"row": "ema", "lr": "0.5"}
+    long = "adamw:betas=0.6/0.999,lr=0.02,warmup=0.1,schedule=cosine"
+    assert row_and_rate(long, common([long])) == {"row": "adamw:betas=0.6/0.999", "lr": "0.02"}
+    assert row_and_rate(long, common([long, "ema:lr=0.5"]))["row"] == "adamw:betas=0.6/0.999,schedule=cosine"
+    assert row_and_rate("ema:lr=0.5", common([long, "ema:lr=0.5"])) == {"row": "ema", "lr": "0.5"}
 
 
 def test_rows_are_written_anew_where_they_are_held_and_budgets_rise(tmp_path: Path) -> None:
@@ -151,4 +150,22 @@ def test_what_tune_and_train_left_is_gathered(tmp_path: Path) -> None:
 def read_chosen(tuned: Path) -> list[dict[str, str]]:
     """The rates of the result's methods, in their order."""
     labels = dict.fromkeys(run.label for run in read_folder(tuned / "result").runs)
-    return [row_and_rate(label) for label in labels]
+    return [row_and_rate(label, common(labels)) for label in labels]
+
+
+def test_photographs_are_held_against_sgd_by_their_nll(tmp_path: Path) -> None:
+    rows = [("sgd:batch=32", 2.0), ("sgd:batch=32,schedule=wsd", 1.5), ("ema:batch=32", 1.25)]
+    ends = [[90, row, 0.1, seed, 30 + seed, nll + seed, 4.0, 90, 3] for row, nll in rows for seed in range(3)]
+    ends[-1][5] = 3.2  # EMA's differences to SGD: -0.75, -0.75 and -0.8; their deviation is 0.02887, Student's factor 4.303
+    names = ["budget", "row", "lr", "seed", "top1", "nll", "ece", "samples", "gradients"]
+    _file(tmp_path / "photographs.csv", names, ends)
+    tried = [[90, row, rate, "1000", "nll", nll] for row, nll in rows for rate in (0.1, 0.2)]
+    _file(tmp_path / "photographs-tried.csv", ["budget", "row", "lr", "seeds", "by", "held_out"], tried)
+    write(PHOTOGRAPHS, tmp_path)
+    lines = (tmp_path / "photographs.md").read_text().splitlines()
+    assert "| method | 90 samples |" in lines
+    assert "| sgd:batch=32 | 3.0000 ± 1.0000 |" in lines
+    assert "90 samples; of SGD's variants held-out data choose sgd:batch=32,schedule=wsd:" in lines
+    (against,) = [line.split(" | ") for line in lines if line.startswith("| ema:batch=32 | 0.1")]
+    assert against[6] == "**-0.7667 ± 0.0717**"
+    assert against[9] == "**-0.2667 ± 0.0717**"
