@@ -172,6 +172,10 @@ def with_a_corrupt_image(root: Path) -> Path:
             "ema: decay must be below 1, got 1; the mean of all points is tail:fraction=1",
         ),
         (["--methods", "sgd", "--all", "k=3"], r"--all: none of sgd has a setting 'k'"),
+        (
+            ["--methods", "sgd", "lookaround:batch=1/d", "--all", "batch=32"],
+            r"--all batch=32 beside lookaround:batch=1/d: 1/d is a d-th of the task's own batch, not of that one",
+        ),
         (["--budget", "10"], r"sgd: a minibatch costs 192 samples, more than the whole budget of 10"),
         (["--device", "tpu"], r"unknown device 'tpu'; choose auto, cpu, cuda or cuda:N"),
     ],

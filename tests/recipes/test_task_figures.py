@@ -156,7 +156,9 @@ def read_chosen(tuned: Path) -> list[dict[str, str]]:
 def test_photographs_are_held_against_sgd_by_their_nll(tmp_path: Path) -> None:
     rows = [("sgd:batch=32", 2.0), ("sgd:batch=32,schedule=wsd", 1.5), ("ema:batch=32", 1.25)]
     ends = [[90, row, 0.1, seed, 30 + seed, nll + seed, 4.0, 90, 3] for row, nll in rows for seed in range(3)]
-    ends[-1][5] = 3.2  # EMA's differences to SGD: -0.75, -0.75 and -0.8; their deviation is 0.02887, Student's factor 4.303
+    ends[-1][5] = (
+        3.2  # EMA's differences to SGD: -0.75, -0.75 and -0.8; their deviation is 0.02887, Student's factor 4.303
+    )
     names = ["budget", "row", "lr", "seed", "top1", "nll", "ece", "samples", "gradients"]
     _file(tmp_path / "photographs.csv", names, ends)
     tried = [[90, row, rate, "1000", "nll", nll] for row, nll in rows for rate in (0.1, 0.2)]

@@ -80,7 +80,8 @@ def specs_for(labels: Sequence[str], all_of_them: str | None) -> tuple[Spec, ...
     """The methods, with the settings for all where they have them.
 
     Raises:
-        ValueError: for a method or a setting that is unknown, or one that none of the methods has.
+        ValueError: for a method or a setting that is unknown, or one that none of the methods has; for a d-th of the task's batch
+            beside another batch for all.
     """
     specs = [Spec.parse(label) for label in labels]
     if all_of_them is None:
@@ -94,5 +95,10 @@ def specs_for(labels: Sequence[str], all_of_them: str | None) -> tuple[Spec, ...
 
 def _fitting(spec: Spec, shared: Mapping[str, str]) -> dict[str, str]:
     mine = dict(spec.given)
+    if mine.get("batch") == "1/d" and shared.get("batch", "none") not in ("none", "1/d"):
+        raise ValueError(
+            f"--all batch={shared['batch']} beside {spec.label}: 1/d is a d-th of the task's own batch, not of that one; "
+            f"give {spec.name} the number that you mean, as in batch=11"
+        )
     inner = shared.get("inner") if "inner" in spec.fields() else None
     return {name: text for name, text in shared.items() if name in spec.fields(inner) and name not in mine}
