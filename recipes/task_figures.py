@@ -66,18 +66,33 @@ LANGUAGE = Task(
     {
         "adamw:betas=0.6/0.999": "adamw, β₁ = 0.6",
         "adamw:batch=1/d": "adamw, batch 1/d",
+        "adamw:betas=0.6/0.999,batch=1/d": "adamw, batch 1/d, β₁ = 0.6",
+        "adamw:schedule=wsd": "adamw, late cooldown",
+        "adamw:schedule=constant": "adamw, constant rate",
+        "ema:schedule=constant": "ema, constant rate",
+        "power-ema:width=0.1,schedule=constant": "power-ema, constant rate",
         "ema": "ema",
         "tail": "tail",
         "swa": "swa",
-        "swa:inner=adamw,betas=0.6/0.999": "swa, β₁ = 0.6",
+        "swa:betas=0.6/0.999,inner=adamw": "swa, β₁ = 0.6",
         "lookahead:k=5,alpha=0.8": "lookahead, α = 0.8",
-        "lookahead:k=5,alpha=0.8,inner=adamw,betas=0.6/0.999": "lookahead, α = 0.8, β₁ = 0.6",
+        "lookahead:k=5,alpha=0.8,betas=0.6/0.999,inner=adamw": "lookahead, α = 0.8, β₁ = 0.6",
+        "lookahead+ema:k=5,alpha=0.8": "lookahead+ema, α = 0.8",
         "snoo": "snoo",
         "lookaround:k=5": "lookaround",
         "lookaround:k=5,batch=1/d": "lookaround, batch 1/d",
-        "lookaround:k=5,batch=1/d,inner=adamw,betas=0.6/0.999": "lookaround, batch 1/d, β₁ = 0.6",
+        "lookaround:k=5,betas=0.6/0.999,inner=adamw,batch=1/d": "lookaround, batch 1/d, β₁ = 0.6",
+        "lookaround+ema:k=5,batch=1/d": "lookaround+ema, batch 1/d",
+        "dart": "dart",
     },
-    ("adamw", "adamw:betas=0.6/0.999", "adamw:batch=1/d"),
+    (
+        "adamw",
+        "adamw:betas=0.6/0.999",
+        "adamw:batch=1/d",
+        "adamw:betas=0.6/0.999,batch=1/d",
+        "adamw:schedule=wsd",
+        "adamw:schedule=constant",
+    ),
 )
 TRANSLATION = Task(
     "translation",
@@ -159,18 +174,22 @@ def write(task: Task, folder: Path) -> None:
     seeds = sorted({len(row.values) for own in split.values() for row in own})
     many = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else seeds[0]
     title = f"{task.title}\nmeans and 95 % intervals of {many} fresh paired seeds, every method's rate tuned"
-    measured = {row.name for own in split.values() for row in own}
-    names = {name: words for name, words in task.names.items() if name in measured}
-    save(forest(split, names, task.panels, task.unit, title), folder / f"{task.name}.png")
+    save(forest(split, named(task, split), task.panels, task.unit, title), folder / f"{task.name}.png")
 
 
 def by_budget(task: Task, split: Mapping[int, Sequence[Row]]) -> list[str]:
     """A table with a row for each method and a column for each budget; the baseline's own loss is in its row."""
     cells = {(row.name, budget): _cell(row) for budget, rows in split.items() for row in rows}
-    names = [task.controls[0], *(name for name in task.names if any((name, budget) in cells for budget in split))]
+    names = [task.controls[0], *named(task, split)]
     lines = [[name, *(cells.get((name, budget), "") for budget in split)] for name in names]
     head = ["method", *(f"{budget:,} {task.unit}" for budget in split)]
     return [f"| {' | '.join(head)} |", "| --- |" + " ---: |" * len(split), *(f"| {' | '.join(own)} |" for own in lines)]
+
+
+def named(task: Task, split: Mapping[int, Sequence[Row]]) -> dict[str, str]:
+    """What was measured beside the baseline, with its words: in the task's order, what that does not name at the end."""
+    measured = dict.fromkeys(row.name for rows in split.values() for row in rows if row.name != task.controls[0])
+    return {name: task.names.get(name, name) for name in [*task.names, *measured] if name in measured}
 
 
 def _cell(row: Row) -> str:

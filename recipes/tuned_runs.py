@@ -5,7 +5,7 @@
 
 Every folder is one budget of one task. Its fresh runs go to NAME.csv, by default under the task's name, and what its search tried to
 NAME-tried.csv: budget, method as it was typed less the rate, the warm-up and a schedule that all have, the rate, and the numbers. Rows
-that a file holds already are written anew.
+that a file holds already are written anew, those of a seed at another rate too: a wider search takes the place of a narrower one.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def gather(folder: Path, out: Path, name: str | None = None) -> None:
     experiment = read_folder(folder / "result" if searched.exists() else folder)
     name = name or str(experiment.identity["task"])
     budget = experiment.runs[0].budget
-    merged(out / f"{name}.csv", fresh(experiment, budget), (*KEYS, "seed"))
+    merged(out / f"{name}.csv", fresh(experiment, budget), ("budget", "row", "seed"))
     if searched.exists():
         merged(out / f"{name}-tried.csv", tried(searched, budget), KEYS)
 
