@@ -46,10 +46,9 @@ class Task:
     unit: str = "tokens"
 
 
-def _nats(limit: float, baseline: str = "AdamW") -> Panel:
-    return Panel(
-        "loss", (-limit, limit), f"test loss minus tuned {baseline}'s, nats (left is better)", "{:+.2f}".format
-    )
+def _nats(limit: float, baseline: str = "AdamW", loss: str = "loss") -> Panel:
+    label = f"test {loss} minus tuned {baseline}'s, nats (left is better)"
+    return Panel("loss", (-limit, limit), label, "{:+.2f}".format)
 
 
 LANGUAGE = Task(
@@ -62,12 +61,13 @@ LANGUAGE = Task(
         "loss",
         ("perplexity", "perplexity", 1),
     ),
-    (_nats(0.25),),
+    (_nats(0.31),),
     {
         "adamw:betas=0.6/0.999": "adamw, β₁ = 0.6",
         "adamw:batch=1/d": "adamw, batch 1/d",
         "adamw:betas=0.6/0.999,batch=1/d": "adamw, batch 1/d, β₁ = 0.6",
         "adamw:schedule=wsd": "adamw, late cooldown",
+        "adamw:betas=0.6/0.999,schedule=wsd": "adamw, β₁ = 0.6, late cooldown",
         "adamw:schedule=constant": "adamw, constant rate",
         "ema:schedule=constant": "ema, constant rate",
         "power-ema:width=0.1,schedule=constant": "power-ema, constant rate",
@@ -91,6 +91,7 @@ LANGUAGE = Task(
         "adamw:batch=1/d",
         "adamw:betas=0.6/0.999,batch=1/d",
         "adamw:schedule=wsd",
+        "adamw:betas=0.6/0.999,schedule=wsd",
         "adamw:schedule=constant",
     ),
 )
@@ -125,8 +126,8 @@ PHOTOGRAPHS = Task(
         ("top1", "top-1", 2),
     ),
     (
-        _nats(0.16, "SGD"),
-        Panel("top1", (-6.0, 4.0), "top-1 minus tuned SGD's, points (right is better)", "{:+.1f}".format),
+        _nats(0.16, "SGD", "NLL"),
+        Panel("top1", (-7.5, 4.5), "top-1 minus tuned SGD's, points (right is better)", "{:+.1f}".format),
     ),
     {
         "sgd:momentum=0.5,batch=32": "sgd, momentum 0.5",
@@ -161,7 +162,7 @@ def write(task: Task, folder: Path) -> None:
         "",
         f"![{task.title}]({task.name}.png)",
         "",
-        f"Test loss minus that of {task.controls[0]}, nats, with its 95 % interval; in brackets p after Holm's correction:",
+        f"Test {task.layout.metrics[task.layout.loss][0]} minus that of {task.controls[0]}, nats, with its 95 % interval; in brackets p after Holm's correction:",
         "",
         *by_budget(task, split),
     ]
