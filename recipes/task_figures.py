@@ -155,6 +155,7 @@ def write(task: Task, folder: Path) -> None:
     bases = {b: (task.controls[0], best_control(task, trials, b, rows)) for b, rows in found.items()}
     rows = corrected([row for b, lines in found.items() for row in rows_of(lines, bases[b], task.layout)])
     split = {b: [rows.pop(0) for _ in lines] for b, lines in found.items()}
+    loss, _ = task.layout.metrics[task.layout.loss]
     text = [
         f"# {task.title}",
         "",
@@ -162,7 +163,7 @@ def write(task: Task, folder: Path) -> None:
         "",
         f"![{task.title}]({task.name}.png)",
         "",
-        f"Test {task.layout.metrics[task.layout.loss][0]} minus that of {task.controls[0]}, nats, with its 95 % interval; in brackets p after Holm's correction:",
+        f"Test {loss} minus that of {task.controls[0]}, nats, with its 95 % interval; in brackets p after Holm's correction:",
         "",
         *by_budget(task, split),
     ]
