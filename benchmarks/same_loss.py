@@ -56,8 +56,8 @@ def show(title: str, runs: Runs, counters: int) -> None:
         lr, row = chosen
         sent = 0.0 if way.startswith("sgd") else row["bytes"] / counters
         seconds = f"{row['seconds']:7.2f} s ({row['least']:.2f} to {row['most']:.2f})"
-        line = f"  {way:<19} {seconds:<27} {row['step']:5.0f} steps of {row['each'] * 1e3:6.1f} ms ({row['busy'] * 1e3:.1f} of processor time)"
-        print(f"{line}   {sent / 1e6:8.2f} MB sent a process   lr {lr}")
+        each = f"{row['step']:5.0f} steps of {row['each'] * 1e3:6.1f} ms ({row['busy'] * 1e3:.1f} of processor time)"
+        print(f"  {way:<19} {seconds:<27} {each}   {sent / 1e6:8.2f} MB sent a process   lr {lr}")
 
 
 def compare(title: str, network: AbstractContextManager[list[Host]], counters: int) -> None:
