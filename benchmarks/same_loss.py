@@ -1,7 +1,8 @@
 """The same quality in less time: real digits to one held-out loss, by one process, by DDP on two, and by Lookaround on two.
 
 Every way takes 64 samples a step: one process all of them, DDP's two processes 32 each of one minibatch, Lookaround's two branches 32 each
-of their own. Each way has the same rates to choose from, and is shown at its best. Evaluation is off the clock.
+of their own. They take turns, seed by seed, in the same two processes. Each way has the same rates to choose from, and is shown at its
+best. Evaluation is off the clock. A small network costs more than half for half of a minibatch; a deep one half.
 """
 
 import json
@@ -13,58 +14,67 @@ from typing import Any
 from benchmarks.harness import machine
 from benchmarks.network import Host, hosts_with_a_link, missing, one_host, start_on
 
-WIRES = ("lookaround", "lookaround-bfloat16", "lookaround-int8")
-RATES, SEEDS, TARGET = (0.05, 0.1, 0.2), (0, 1, 2, 3, 4), 0.1
+WAYS = ("sgd", "ddp", "lookaround", "lookaround-int8")
+RATES, TARGETS, SEEDS = {"small": (0.05, 0.1), "deep": (0.01, 0.02)}, {"small": 0.1, "deep": 0.1}, (0, 1, 2, 3, 4)
+
+Runs = list[dict[str, Any]]
 
 
-def trained(hosts: list[Host], way: str) -> list[dict[str, Any]]:
-    """One line for each rate and seed."""
-    words = ["--way", way, "--target", str(TARGET), "--rates", *map(str, RATES), "--seeds", *map(str, SEEDS)]
-    processes = start_on(hosts, [sys.executable, "-m", "benchmarks.same_loss_worker", *words])
+def trained(hosts: list[Host], network: str, rates: tuple[float, ...], ways: tuple[str, ...] = WAYS) -> Runs:
+    """What `same_loss_worker` says of each way, rate and seed."""
+    words = ["--network", network, "--target", str(TARGETS[network]), "--rates", *map(str, rates)]
+    words += ["--seeds", *map(str, SEEDS)]
+    command = [sys.executable, "-m", "benchmarks.same_loss_worker", *words, "--ways", *ways]
+    processes = start_on(hosts, command)
     outputs = [process.communicate(timeout=3600)[0] for process in processes]
     if any(process.returncode for process in processes):
         raise RuntimeError("\n".join(outputs))
     return [json.loads(line) for line in outputs[0].splitlines() if line.startswith("{")]
 
 
-def best(runs: list[dict[str, Any]]) -> tuple[float, dict[str, float]] | None:
+def best(runs: Runs) -> tuple[float, dict[str, float]] | None:
     """The rate at which all seeds reach the loss and the median step is lowest, with the medians over seeds."""
     found = {}
-    for lr in RATES:
+    for lr in sorted({run["lr"] for run in runs}):
         of = [run for run in runs if run["lr"] == lr]
         if all(run["seconds"] is not None for run in of):
-            found[lr] = {key: median(run[key] for run in of) for key in ("seconds", "step", "samples", "bytes")}
+            found[lr] = {key: median(run[key] for run in of) for key in ("seconds", "processor", "step", "bytes")}
             found[lr] |= {"least": min(run["seconds"] for run in of), "most": max(run["seconds"] for run in of)}
+            found[lr]["each"] = median(run["seconds"] / run["step"] for run in of)
+            found[lr]["busy"] = median(run["processor"] / run["step"] for run in of)
     return min(found.items(), key=lambda item: item[1]["step"]) if found else None
 
 
-def compare(title: str, networks: dict[str, AbstractContextManager[list[Host]]], counters: int) -> None:
-    """One table."""
-    print(f"\n{title}: held-out loss {TARGET}, medians over {len(SEEDS)} seeds")
-    for way, network in networks.items():
-        with network as hosts:
-            chosen = best(trained(hosts, way))
+def show(title: str, runs: Runs, counters: int) -> None:
+    """A table; ``counters`` processes share the counter of bytes."""
+    print(f"\n{title}, medians over {len(SEEDS)} seeds")
+    for way in dict.fromkeys(run["way"] for run in runs):
+        chosen = best([run for run in runs if run["way"] == way])
         if chosen is None:
-            print(f"  {way:<19} at none of the rates {RATES} do all seeds reach it")
+            print(f"  {way:<19} at none of the rates do all seeds reach it")
             continue
         lr, row = chosen
-        sent = row["bytes"] / (counters if len(hosts) > 1 else 1) if len(hosts) > 1 else 0.0
-        number = f"{len(hosts)} process{'es' if len(hosts) > 1 else ''}"
-        seconds = f"{row['seconds']:8.2f} s ({row['least']:.2f} to {row['most']:.2f})"
-        print(
-            f"  {way:<19} {number:<12} {seconds}   {row['step']:5.0f} steps   {sent / 1e6:9.2f} MB sent a process   lr {lr}"
-        )
+        sent = 0.0 if way.startswith("sgd") else row["bytes"] / counters
+        seconds = f"{row['seconds']:7.2f} s ({row['least']:.2f} to {row['most']:.2f})"
+        each = f"{row['step']:5.0f} steps of {row['each'] * 1e3:6.1f} ms ({row['busy'] * 1e3:.1f} of processor time)"
+        print(f"  {way:<19} {seconds:<27} {each}   {sent / 1e6:8.2f} MB sent a process   lr {lr}")
+
+
+def compare(title: str, network: AbstractContextManager[list[Host]], counters: int) -> None:
+    """Both networks' tables."""
+    with network as hosts:
+        for which, rates in RATES.items():
+            show(f"{title}, {which} network, held-out loss {TARGETS[which]}", trained(hosts, which, rates), counters)
 
 
 def main() -> None:
     """Print the tables."""
-    print(f"\n== the same held-out loss, one thread a process ({machine()})")
-    compare("over loopback", {"sgd": one_host(1), "ddp": one_host(2), **{way: one_host(2) for way in WIRES}}, 2)
+    print(f"\n== the same held-out loss, a thread a process but where named ({machine()})")
+    compare("over loopback", one_host(2), 2)
     if missing():
         print(f"\ntwo hosts: left out, as {missing()}")
     else:
-        linked = {"sgd": one_host(1), **{way: hosts_with_a_link(100) for way in ("ddp", *WIRES)}}
-        compare("two hosts, 100 Mbit/s", linked, 1)
+        compare("two hosts, 100 Mbit/s", hosts_with_a_link(100), 1)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One process of `same_loss`: trains one way until the held-out loss is low enough, and says how long that took and what it sent."""
+"""One process of `same_loss`: trains in several ways in turn to a held-out loss, and says how long each took and what it sent."""
 
 import argparse
 import json
@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise, product
 from typing import Any
 
 import torch
@@ -21,6 +22,10 @@ from lookaround import Lookaround
 from lookaround.distributed import BranchBatches
 
 BATCH, HELD_OUT = 64, 360
+# One process and its threads; the others wait meanwhile.
+ALONE = {"sgd": 1, "sgd, 2 threads": 2}
+# Steps between two looks at the held-out loss, and at the most.
+EVERY, MOST = 10, 1000
 WIRES: dict[str, Any] = {"lookaround": "exact", "lookaround-bfloat16": "bfloat16", "lookaround-int8": "int8"}
 
 
@@ -32,21 +37,35 @@ def data() -> tuple[Tensor, Tensor]:
     return images[order], torch.tensor(digits.target)[order]
 
 
-def network(seed: int) -> nn.Module:
-    """A convolutional network of 151,000 parameters, of which a step on 64 samples costs more than talking of it."""
-    torch.manual_seed(seed)
-    return nn.Sequential(
-        nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(1024, 128), nn.ReLU(), nn.Linear(128, 10),
-    )  # fmt: skip
+def convolutions(*channels: int, norm: bool) -> list[nn.Module]:
+    """Of 3 × 3 at full size, with a maximum of 2 × 2 in the end."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise((1, *channels)):
+        layers += [nn.Conv2d(before, after, 3, padding=1), *([nn.GroupNorm(8, after)] if norm else []), nn.ReLU()]
+    return [*layers, nn.MaxPool2d(2), nn.Flatten()]
+
+
+def small() -> nn.Module:
+    """151,000 parameters: half a minibatch costs more than half of a whole one."""
+    return nn.Sequential(*convolutions(32, 64, norm=False), nn.Linear(1024, 128), nn.ReLU(), nn.Linear(128, 10))
+
+
+def deep() -> nn.Module:
+    """178,000 parameters, and four times the arithmetic: half a minibatch costs half."""
+    return nn.Sequential(*convolutions(64, 64, 64, 64, norm=True), nn.Linear(1024, 64), nn.ReLU(), nn.Linear(64, 10))
+
+
+NETWORKS = {"small": small, "deep": deep}
 
 
 class Way:
     """A way to train: a model, an optimizer, whose part of which minibatch, and where the weights are that count."""
 
-    def __init__(self, name: str, seed: int, lr: float, k: int, samples: int) -> None:
-        rank, size = dist.get_rank(), dist.get_world_size()
-        self.model = network(seed)
+    def __init__(self, name: str, network: str, seed: int, lr: float, k: int, samples: int) -> None:
+        rank, size = (0, 1) if name in ALONE else (dist.get_rank(), dist.get_world_size())
+        self.meet: Callable[[], object] = nullcontext if name in ALONE else dist.barrier
+        torch.manual_seed(seed)
+        self.model = NETWORKS[network]()
         sgd = torch.optim.SGD(self.model.parameters(), lr=lr, momentum=0.9)
         self.optimizer: torch.optim.Optimizer = sgd
         self.forward: Callable[[Tensor], Tensor] = self.model
@@ -74,41 +93,51 @@ def train(way: Way, every: int, target: float, limit: int) -> dict[str, float | 
     """Train until the held-out loss, looked at after every so many steps off the clock, is at the target."""
     images, labels = data()
     inputs, answers = images[HELD_OUT:], labels[HELD_OUT:]
-    seconds = loss = 0.0
-    volume, step, begin, before = 0, 0, time.perf_counter(), sent()
+    loss, step = 0.0, 0
+    way.meet()
+    spent, before = (0.0, 0.0, 0), spent_so_far()
     for step, chosen in enumerate(way.minibatches(), start=1):
         way.optimizer.zero_grad()
         F.cross_entropy(way.forward(inputs[chosen]), answers[chosen]).backward()
         way.optimizer.step()
         if step % every == 0:
-            seconds, volume = seconds + time.perf_counter() - begin, volume + sent() - before
+            now = spent_so_far()
+            spent = (spent[0] + now[0] - before[0], spent[1] + now[1] - before[1], spent[2] + now[2] - before[2])
             with way.weights(), torch.no_grad():
                 loss = F.cross_entropy(way.model(images[:HELD_OUT]), labels[:HELD_OUT]).item()
             if loss <= target or step >= limit:
                 break
-            dist.barrier()
-            begin, before = time.perf_counter(), sent()
-    reached = seconds if loss <= target else None
-    return {"seconds": reached, "step": step, "samples": step * BATCH, "bytes": volume, "loss": loss}
+            way.meet()
+            before = spent_so_far()
+    reached = spent[0] if loss <= target else None
+    return {"seconds": reached, "processor": spent[1], "step": step, "bytes": spent[2], "loss": loss}
+
+
+def spent_so_far() -> tuple[float, float, int]:
+    """Seconds on the wall, of this process's processor time, and bytes."""
+    return time.perf_counter(), time.process_time(), sent()
 
 
 def main() -> None:
     """Run as one of the processes, with the environment that torchrun gives; prints a line of JSON on rank 0."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--way", choices=("sgd", "ddp", *WIRES), required=True)
+    parser.add_argument("--network", choices=NETWORKS, required=True)
+    parser.add_argument("--ways", choices=(*ALONE, "ddp", *WIRES), nargs="+", required=True)
     parser.add_argument("--rates", type=float, nargs="+", required=True)
     parser.add_argument("--seeds", type=int, nargs="+", required=True)
     parser.add_argument("--k", type=int, default=10)
     parser.add_argument("--target", type=float, required=True)
     chosen = parser.parse_args()
     dist.init_process_group("gloo")
-    images, _ = data()
-    for lr in chosen.rates:
-        for seed in chosen.seeds:
-            way = Way(chosen.way, seed, lr, chosen.k, len(images) - HELD_OUT)
-            result = train(way, 20, chosen.target, 2000)
-            if dist.get_rank() == 0:
-                print(json.dumps({"lr": lr, "seed": seed, **result}), flush=True)
+    samples = len(data()[0]) - HELD_OUT
+    for lr, seed, name in product(chosen.rates, chosen.seeds, chosen.ways):
+        torch.set_num_threads(ALONE.get(name, 1))
+        dist.barrier()
+        if name in ALONE and dist.get_rank():
+            continue
+        result = train(Way(name, chosen.network, seed, lr, chosen.k, samples), EVERY, chosen.target, MOST)
+        if dist.get_rank() == 0:
+            print(json.dumps({"way": name, "lr": lr, "seed": seed, **result}), flush=True)
     dist.barrier()
     dist.destroy_process_group()
 

@@ -15,7 +15,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 from torch.optim import SGD
 
 from lookaround import Lookahead, Lookaround
-from lookaround.averaging import FoldedSWA, RunningAverage, exponential, lawa, uniform, update_norm_stats
+from lookaround.averaging import FoldedSWA, RunningAverage, SwitchEMA, exponential, lawa, uniform, update_norm_stats
 from lookaround.landscape import Line, Plane, evaluate_grid, flatten
 from lookaround.landscape.probe import Probe
 
@@ -81,9 +81,24 @@ def folds_of_swa(settings) -> Iterator[list[torch.Tensor]]:
             yield values(model, counted=False)
 
 
+def procedures_while_averages_are_under_way(settings) -> Iterator[list[torch.Tensor]]:
+    """Averages over time that write themselves into the model where an average of the branches is on its way."""
+    for make in (
+        lambda model, beside: FoldedSWA(model, iterations=12, cycle=2, folds=2, **beside),
+        lambda model, beside: SwitchEMA(model, every=6, rule=exponential(0.7), **beside),
+    ):
+        model = network()
+        optimizer = Lookaround(sgd(model), 4, 4, model=model, alpha=0.5, overlap=3, **settings)
+        procedure = make(model, {"point": optimizer.averaged, "restart": optimizer.restart})
+        for _ in train(model, optimizer, 12):
+            procedure.step()
+            with optimizer.averaged():
+                yield values(model, counted=False)
+
+
 def check_what_is_bit_for_bit(size: int) -> None:
     """Where no row but the first holds several of the four branches."""
-    for make in (lookahead_inside, running_averages, folds_of_swa):
+    for make in (lookahead_inside, running_averages, folds_of_swa, procedures_while_averages_are_under_way):
         compare(*everywhere(make, size), exact=True)
 
 

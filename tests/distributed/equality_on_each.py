@@ -208,14 +208,17 @@ def check_overlap(size: int, rounds: int) -> None:
 
 
 def check_a_branch_that_diverges(size: int, rounds: int) -> None:
-    """It is left out everywhere, and goes on from the average with a healthy one's inner state, from another row if need be."""
+    """It is left out everywhere, and goes on from the average with a healthy one's inner state, from another row if need be. An average
+    that is looked at while the one that it is left out of is under way has another one's buffers in its place, too."""
     mesh = init_device_mesh("cpu", (size,), mesh_dim_names=("branch",))
-    for diverging, overlap in ((0, 0), (size, 0), (size, 1)) if size > 1 else ():
+    for diverging, overlap in ((0, 0), (size, 0), (0, 2), (size, 2)) if size > 1 else ():
         ends = []
         for settings in ({"mesh": mesh}, {}):
-            model = network()
+            model, seen = network(), []
             inner = INNERS["adamw"](model.parameters())
-            optimizer = Lookaround(inner, size + 1, K, model=model, overlap=overlap, **settings)
+            optimizer = Lookaround(
+                inner, size + 1, overlap + 1 if overlap else K, model=model, overlap=overlap, **settings
+            )
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 for step in range(5 * K):
@@ -225,10 +228,12 @@ def check_a_branch_that_diverges(size: int, rounds: int) -> None:
                         loss = nn.functional.cross_entropy(model(inputs), labels)
                         (loss * float("nan") if (branch, step) == (diverging, K) else loss).backward()
                         optimizer.step()
+                    with optimizer.averaged():
+                        seen.append(values(model, counted=False))
                 optimizer.average()
             assert [str(w.message).partition(" has")[0] for w in caught] == [f"branch {diverging} of {size + 1}"]
-            ends.append(values(model, counted=True))
-        compare(ends[:1], ends[1:], exact=True)
+            ends.append([*seen, values(model, counted=True)])
+        compare(*ends, exact=True)
 
 
 # Among how many processes each check is made by default; all of them are made among one, two, three and four under the marker.

@@ -103,6 +103,22 @@ def check_a_weight_on_which_all_agree_stays(size: int) -> None:
     assert all(map(torch.equal, got, weights))
 
 
+def check_a_programs_own_messages_stay_its_own(size: int) -> None:
+    """In the same group, under way while a mean is taken; tensors without elements take no message."""
+    if size == 1:
+        return
+    rows, told = rows_of(size, size), torch.zeros(300)
+    after, before = (dist.get_rank() + 1) % size, (dist.get_rank() - 1) % size
+    coming = dist.irecv(told, before)
+    weights = [draw(j) for j in range(size)]
+    assert all(map(torch.equal, mean_of(rows, {j: weights[j] for j in rows.local}), one_process(weights)))
+    nothing = [torch.zeros(0), torch.zeros(2, 0)]
+    assert all(map(torch.equal, mean_of(rows, dict.fromkeys(rows.local, nothing)), nothing))
+    dist.isend(torch.full((300,), 1.0 + dist.get_rank()), after).wait()
+    coming.wait()
+    assert bool((told == 1.0 + before).all())
+
+
 def check_integers(size: int) -> None:
     rows = rows_of(size, 4)
     for branch in range(4):

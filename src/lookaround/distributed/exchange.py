@@ -9,6 +9,7 @@ gets, in the order of the rows, and sends it to all. That is the two halves of a
 - what travels may be packed in fewer bits than what is added, as no link has to add.
 """
 
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ from lookaround.distributed.wire import Wire
 
 # Buckets whose slices are on their way to be averaged, and whose means are on their way back: links are busy while arithmetic is done.
 _UNDER_WAY = 2
+# Of our messages, beside those that a program sends in the same group.
+_TAG = 0x6C6F6F6B
+# The least limit that is one: none at all is zero.
+_SOON = timedelta(milliseconds=1)
 
 
 @dataclass
@@ -43,6 +48,19 @@ class Bucket:
     def numbers(self) -> Tensor:
         """``values`` in a row, with the padding."""
         return self.values.view(-1)
+
+
+class _Messages:
+    """What is on its way to and from other rows, waited for as one."""
+
+    def __init__(self, works: Sequence[Any]) -> None:
+        self._works = works
+
+    def wait(self, limit: timedelta) -> None:
+        """Until all is done; or RuntimeError when it is too late, or another process is gone."""
+        end = time.monotonic() + limit.total_seconds()
+        for work in self._works:
+            work.wait(max(timedelta(seconds=end - time.monotonic()), _SOON))
 
 
 @dataclass
@@ -111,14 +129,29 @@ class Exchange:
         return _Sent(bucket, received, self._to_each(data, received))
 
     def _to_each(self, data: Tensor, received: Tensor) -> Any:
-        """Send slice r to row r. What comes from row r will be slice r."""
+        """Send slice r to row r. What comes from row r will be slice r; this row's own need not be there."""
+        if self._gloo and data.device.type == "cpu":
+            return self._messages(list(data), received)
         return dist.all_to_all_single(received.view(-1), data.view(-1), group=self._group, async_op=True)
 
     def _to_all(self, part: Tensor, received: Tensor) -> Any:
         """Send all rows the same. What comes from row r will be slice r."""
-        if self._gloo:  # its all-gather copies what comes twice more
-            return self._to_each(part.repeat(self.rows, 1), received)
+        if self._gloo and part.device.type == "cpu":
+            received[self.row].copy_(part)
+            return self._messages([part] * self.rows, received)
         return dist.all_gather_into_tensor(received.view(-1), part.view(-1), group=self._group, async_op=True)
+
+    def _messages(self, parts: Sequence[Tensor], received: Tensor) -> "_Messages":
+        """Send part r to row r, by gloo.
+
+        Gloo sends what the other side has said that it is ready for, and that word waits behind all that goes the same way before it. Its
+        own all-to-all begins to send first, so one direction of a link stands still until the other one is done (and its
+        all-gather copies what comes twice more). Whoever is ready to receive first, and sends then, uses both at once.
+        """
+        others = [(self.row + i) % self.rows for i in range(1, self.rows)] if received.numel() else []
+        works = [dist.irecv(received[r], group=self._group, group_src=r, tag=_TAG) for r in reversed(others)]
+        works += [dist.isend(parts[r], group=self._group, group_dst=r, tag=_TAG) for r in others]
+        return _Messages(works)
 
     def _encode(self, bucket: Bucket, taking_part: bool) -> Tensor:
         """What goes over the wire, with what was lost before; noting what is lost now. This row's own slice does not travel."""

@@ -57,6 +57,9 @@ class Links(Exchange):
         with _reported():
             return self._group.alltoall_base(received.view(-1), data.view(-1), [], [], AllToAllOptions())
 
+    def _to_all(self, part: Tensor, received: Tensor) -> Any:
+        return self._to_each(part.repeat(self.rows, 1), received)
+
     def _wait(self, work: Any, last: bool = False) -> None:
         with _reported():
             super()._wait(work, last)

@@ -14,7 +14,7 @@ from lookaround.optim.checks import NotFiniteError
 from lookaround.optim.kept import SLOW, waiting
 from lookaround.optim.moving import ByParam, Moving, by_group
 from lookaround.optim.outer import Outer
-from lookaround.optim.taking_part import TakingPart
+from lookaround.optim.taking_part import TakingPart, TensorsOf
 from lookaround.tensors import all_finite, clone, copy_
 
 _LEFT_OUT = "has weights that are infinite or NaN: it is left out of the average of round {} and restarts from it"
@@ -126,13 +126,23 @@ class Common:
         """Of the branches here, those that are finite."""
         return self._taking_part.well()
 
-    def landed(self, part: list[bool], round_number: int) -> None:
-        """What an average brings besides, where branches went on while it was under way: momentum is reset, those left out rejoin."""
+    def landed(self, part: list[bool], round_number: int, newcomers: TensorsOf) -> None:
+        """What an average brings besides, where branches went on while it was under way: momentum is reset, those left out rejoin.
+
+        ``newcomers`` are a branch's weights that had no part in it.
+        """
         if self._mode == "reset":
             self._momentum((), round_number == 0)
         if not all(part):
             with self._rows.meeting(f"the average of round {round_number}"):
                 self._taking_part.rejoin(part, _LEFT_OUT.format(round_number), apart=True)
+                self._taking_part.lend(part, newcomers)
+
+    def lend(self, part: list[bool], round_number: int, newcomers: TensorsOf) -> None:
+        """Of what `landed` does, that which an average shows."""
+        if not all(part):
+            with self._rows.meeting(f"the average of round {round_number}, shown"):
+                self._taking_part.lend(part, newcomers)
 
     @torch.no_grad()
     def settle_buffers(self, round_number: int, *, here: bool = False) -> None:

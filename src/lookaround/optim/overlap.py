@@ -142,6 +142,10 @@ class Overlap:
             else:
                 copy_(lists[0], lists[1])
 
+    def newcomers(self, branch: int) -> list[Tensor]:
+        """A branch's weights that had no part in the average that has come: they are trained since it set out."""
+        return [t for p, t in self._weights(branch).items() if p not in self._common.own[MEAN]]
+
     def _moved(self, alphas: Sequence[float]) -> dict[Any, Tensor]:
         """φ after its step, by parameter; the mean itself where no φ is kept. It uses up the mean's memory."""
         weights, outer = self._branches.weights, self._common.outer
@@ -165,10 +169,10 @@ class Overlap:
     @contextmanager
     def tried(self) -> Iterator[None]:
         """Inside, the average may land; afterwards all but the branch in the model is as it was, and it is under way."""
-        weights, outer = self._branches.weights, self._common.outer
+        weights, statistics, outer = self._branches.weights, self._branches.statistics, self._common.outer
         values = [*self._common.own[MEAN].values()]
         for name in (SLOW, *map(waiting, self._branches.others())):
-            values += weights.values(name).values()
+            values += [*weights.values(name).values(), *statistics.values(name).values()]
         before = clone(values)
         if outer is not None:
             outer.follow(weights.values(SLOW))

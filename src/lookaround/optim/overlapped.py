@@ -65,7 +65,7 @@ class Overlapped(Rounds):
         """Take in the average that is under way, that of the round before."""
         self.flight.land(self.alphas(), keep_slow=self._needs_slow())
         self.until = 0
-        self.common.landed(self.flight.wait(), self.place.round - 1)
+        self.common.landed(self.flight.wait(), self.place.round - 1, self.flight.newcomers)
 
     def _keep_slow(self) -> None:
         """φ is where all branches begin: not while an average is under way. Buffers have none."""
@@ -99,7 +99,7 @@ class Overlapped(Rounds):
         """Nothing has been done since the average set out: all branches are φ afterwards, with common buffers."""
         self.flight.land(self.alphas(), keep_slow=self._needs_slow(), progress=False)
         self.until = 0
-        self.common.landed(self.flight.wait(), self.place.round - 1)
+        self.common.landed(self.flight.wait(), self.place.round - 1, self.flight.newcomers)
         self.common.settle_buffers(self.place.round - 1)
         self.branches.load(self.branches.local.start, same_weights=True)
         self.fresh = True
@@ -111,6 +111,11 @@ class Overlapped(Rounds):
             self.until = 0
         super().restart()
 
+    @property
+    def moves(self) -> bool:
+        """Whether an average is anything but what is in the model."""
+        return super().moves or (bool(self.until) and self._needs_slow())
+
     def show(self) -> None:
         """What `end_here` would put into the model, into the model alone."""
         if not self.until:
@@ -118,9 +123,10 @@ class Overlapped(Rounds):
             return
         at_start, weights = super().is_common, self.branches.weights
         had_slow = SLOW in weights
-        self.flight.wait()
+        part = self.flight.wait()
         with self.flight.tried():
             self.flight.land(self.alphas(), keep_slow=self._needs_slow(), progress=not at_start)
+            self.common.lend(part, self.place.round - 1, self.flight.newcomers)
             if at_start:
                 self.common.settle_buffers(self.place.round - 1, here=True)
             else:

@@ -149,6 +149,11 @@ class Rounds(Run):
         """Whether what is in the model is where all branches begin."""
         return self.place.at_start(self.branches.local)
 
+    @property
+    def moves(self) -> bool:
+        """Whether an average is anything but what is in the model."""
+        return self.common.branches > 1 or SLOW in self.branches.weights
+
     def show(self) -> None:
         """Put what `end_here` would put into the model there, and nowhere else."""
         self.common.show(self.alphas(), self.place.round)

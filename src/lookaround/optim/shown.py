@@ -7,7 +7,7 @@ from weakref import ref
 from torch import Tensor
 
 from lookaround import showing
-from lookaround.optim.kept import SLOW, TRAINING
+from lookaround.optim.kept import TRAINING
 from lookaround.optim.rounds import Rounds
 
 Change = Callable[[], Any] | None
@@ -57,11 +57,10 @@ def show(rounds: Rounds, name: str, call: str) -> None:
     refuse_others(rounds, call)
     if rounds.is_shown:
         return
-    branches = rounds.branches
-    kept = SLOW in branches.weights or rounds.common.branches > 1
+    branches, moves = rounds.branches, rounds.moves
     rounds.showing = Average(rounds, name)
     showing.show(rounds.showing)
-    if rounds.is_common or rounds.start or not kept:
+    if rounds.is_common or rounds.start or not moves:
         return
     try:
         branches.reshard()

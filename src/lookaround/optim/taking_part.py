@@ -13,6 +13,8 @@ from lookaround.optim.kept import Kept, waiting
 from lookaround.packed import finite_sets
 from lookaround.tensors import all_finite, clone, copy_
 
+TensorsOf = Callable[[int], list[Tensor]]
+
 
 class TakingPart:
     """Decides it at every average, on the host: a branch left out takes a copy of a healthy one's inner optimizer before its next step.
@@ -74,7 +76,7 @@ class TakingPart:
     def rejoin(self, part: list[bool], why: str, *, apart: bool = False) -> None:
         """Branches left out have the average's weights by now, and take a healthy branch's inner optimizer.
 
-        With ``apart`` the others go on from weights and buffers of their own, and those left out take a healthy one's buffers too.
+        With ``apart`` the others go on from weights and buffers of their own (see `lend`).
         """
         if all(part):
             return
@@ -88,19 +90,21 @@ class TakingPart:
         for branch in left_out:
             if branch in branches.others():
                 branches.restart(branch)
-        here = [b for b in branches.local if not part[b]]
         if len(branches.local) < self._rows.branches:
-            self._take(self._inner_tensors, part, here)
-        if apart:
-            self._take(self._statistics, part, here)
+            self._take(self._inner_tensors, part)
 
-    def _take(self, tensors_of: Callable[[int], list[Tensor]], part: list[bool], left_out: Sequence[int]) -> None:
+    def lend(self, part: list[bool], also: TensorsOf) -> None:
+        """Branches left out take a healthy one's buffers, and what else it has of its own: where others go on from theirs."""
+        if not all(part):
+            self._take(lambda branch: [*self._statistics(branch), *also(branch)], part)
+
+    def _take(self, tensors_of: TensorsOf, part: list[bool]) -> None:
         """What one process would give those left out, from whatever row: all have taken the same steps and keep the same."""
         branches, last = self._branches, len(part) - 1
         healthy = last if part[last] else part.index(True)
         theirs = clone(tensors_of(healthy if healthy in branches.local else branches.current))
         self._rows.copy_(theirs, healthy)
-        for branch in left_out:
+        for branch in [b for b in branches.local if not part[b]]:
             copy_(tensors_of(branch), theirs)
 
     def _statistics(self, branch: int) -> list[Tensor]:
