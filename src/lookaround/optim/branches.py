@@ -54,6 +54,7 @@ class Branches:
         self.weights, self.statistics, self.counters = (Kept(self._offload) for _ in range(3))
         self.idle: dict[int, list[inner.Attributes]] = {}
         self.parameters = Parameters()
+        self._seen: dict[int, inner.Keys] = {}
 
     @property
     def groups(self) -> list[dict[str, Any]]:
@@ -153,7 +154,8 @@ class Branches:
                 (kept.rename if same_weights else kept.exchange)(theirs, ours)
         if branch in self.idle:
             groups = self.groups  # those inside write their counters into them, before they are put aside
-            self.idle[current] = inner.exchange(self._optimizers, self.idle.pop(branch))
+            self.idle[current] = held = self.idle.pop(branch)
+            inner.exchange(self._optimizers, held, self._seen)
             self.own_values.switch(groups, (branch - current) % len(self.local))
         self.current = branch
 
