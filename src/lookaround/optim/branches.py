@@ -152,11 +152,13 @@ class Branches:
         for kept in self.kept:
             if theirs in kept:
                 (kept.rename if same_weights else kept.exchange)(theirs, ours)
-        if branch in self.idle:
+        held = self.idle.pop(branch, None)
+        if held is not None:
             groups = self.groups  # those inside write their counters into them, before they are put aside
-            self.idle[current] = held = self.idle.pop(branch)
             inner.exchange(self._optimizers, held, self._seen)
-            self.own_values.switch(groups, (branch - current) % len(self.local))
+            self.idle[current] = held
+            if self.own_values.any:
+                self.own_values.switch(groups, (branch - current) % len(self.local))
         self.current = branch
 
     @contextmanager

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import compress
 
+import torch
 from torch import Tensor
 
 from lookaround.optim.average import Means, mean_of, towards
@@ -56,22 +57,36 @@ def settle_packed(
 
 
 def settle_small(
-    layout: Layout, sets: Sequence[Packed | None], alpha: float, slow: Packed | None, memory: Block
+    layout: Layout, sets: Sequence[Packed | None], alpha: float, slow: Packed | None, memory: Block, *, careful: bool
 ) -> bool:
-    """As `settle_packed` of all branches of a small model, in few calls; or False where their mean is not finite, and nothing changes.
+    """As `settle_packed` of all branches of a small model, in few calls. With ``careful`` nothing changes where their mean is not finite.
 
     What is infinite or NaN in any of them is so in the mean (∞ - ∞ is NaN): one look at the mean, in ``memory``, instead of one at each.
     """
-    (mean,) = memory
-    for j, of in enumerate(sets, start=1):
-        values = layout.gather(0) if of is None else of.blocks[0][0]
-        mean.copy_(values) if j == 1 else mean.lerp_(values, 1 / j)
-    if not is_finite(mean):
+    _mean_of_small(layout, sets, memory[0])
+    if careful and not is_finite(memory[0]):
         return False
-    result = memory if slow is None else towards(alpha, memory, slow.blocks[0], False)
+    result = memory
+    if slow is not None:  # as `towards` does it
+        result = slow.blocks[0]
+        result[0].add_(memory[0].sub_(result[0]), alpha=alpha)
     for of in sets:
-        layout.scatter(0, result) if of is None else of.blocks[0][0].copy_(result[0])
+        if of is None:
+            torch._foreach_copy_(layout.blocks[0], result.pieces)
+        else:
+            of.blocks[0][0].copy_(result[0])
     return True
+
+
+def _mean_of_small(layout: Layout, sets: Sequence[Packed | None], mean: Tensor) -> None:
+    """As `mean_of`."""
+    first, *others = sets
+    if first is None:
+        torch.cat(layout.blocks[0], out=mean)
+    else:
+        mean.copy_(first.blocks[0][0])
+    for j, of in enumerate(others, start=2):
+        mean.lerp_(layout.gather(0) if of is None else of.blocks[0][0], 1 / j)
 
 
 def _mean_of_block(

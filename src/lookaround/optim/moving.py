@@ -40,16 +40,13 @@ class Moving:
         With ``careful`` it cannot where their mean is not finite: then some of them may have to be left out.
         """
         weights = self._branches.weights
-        if self._outer is not None or len(alphas) > 1 or not weights.live:
+        if self._outer is not None or len(alphas) > 1 or not weights.live or not weights.is_small:
             return False
         slow = weights.packed(SLOW) if SLOW in weights else None
-        if careful:
-            return weights.is_small and settle_small(
-                weights.layout, self._sets(weights), alphas[0], slow, weights.spare.blocks[0]
-            )
-        if slow is not None:
-            settle_packed(weights.layout, [None], [True], alphas[0], slow)
-        return True
+        if slow is None and not careful:
+            return True
+        memory = weights.spare.blocks[0]
+        return settle_small(weights.layout, self._sets(weights), alphas[0], slow, memory, careful=careful)
 
     def move(self, alphas: Sequence[float], part: list[bool], lost: ByParam | None, only: int | None = None) -> None:
         """Weights and statistics go to the average of those who take part; in the model alone, and φ stays, where ``only`` says its place.

@@ -1,7 +1,7 @@
 """Whether anyone has written into parameter groups: asked at every step, so answered by one comparison of identities a group."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
@@ -10,13 +10,8 @@ Group = dict[str, Any]
 _NAMES = ("params", "param_names")
 
 
-class _Seen(NamedTuple):
-    """A group as it was seen: how many keys it had, what stood under those that are watched, and the versions of tensors among that."""
-
-    group: Group
-    size: int
-    settings: list[tuple[str, Any]]
-    versions: list[tuple[Tensor, int]]
+# A group as it was seen: how many keys it had, what stood under those that are watched, and the versions of tensors among that.
+_Seen = tuple[Group, int, list[tuple[str, Any]], list[tuple[Tensor, int]]]
 
 
 class Watch:
@@ -43,7 +38,7 @@ class Watch:
 
     def _see(self, group: Group) -> _Seen:
         watched = [(key, group[key]) for key in group if key not in _NAMES and self._watched(group, key)]
-        return _Seen(group, len(group), watched, [(v, v._version) for _, v in watched if isinstance(v, Tensor)])
+        return group, len(group), watched, [(v, v._version) for _, v in watched if isinstance(v, Tensor)]
 
     def same(self, groups: Sequence[Group]) -> bool:
         """Whether these are the groups that were looked at, with the same objects in them, and no tensor was written to."""
