@@ -19,6 +19,9 @@ from torch import Tensor
 
 from lookaround.tensors import ORDINARY, block_size, finite_each, flat, is_dense, local, wide_dtype
 
+# Elements of a model that is one small block.
+SMALL = 2**18
+
 
 class Block(list[Tensor]):
     """One flat tensor of a packed set as a list of one, and the same memory cut as the model's tensors are."""
@@ -55,6 +58,8 @@ class Layout:
         self.runs = [*_runs(self.tensors)]
         self.blocks = [parts for run in self.runs for parts in run.parts]
         self._narrow = [wide_dtype(parts[0].dtype) != parts[0].dtype for parts in self.blocks]
+        # Few enough tensors for one small block, whose memory is no matter: what a step costs is calls then.
+        self.is_small = self._narrow == [False] and _is_small(self.blocks[0], self.tensors)
 
     def is_of(self, tensors: Sequence[Tensor]) -> bool:
         """Whether these are the same tensors with the same memory."""
@@ -155,6 +160,11 @@ def _runs(tensors: list[Tensor]) -> Iterator[_Run]:
         yield from _fill(begin, end, views, tensors)
 
 
+def _is_small(parts: list[Tensor], tensors: list[Tensor]) -> bool:
+    ordinary = {*map(type, tensors)} <= ORDINARY and all(part.dim() == 1 for part in parts)
+    return ordinary and sum(map(Tensor.numel, parts)) <= SMALL
+
+
 def _apart(left: Tensor | None, right: Tensor | None) -> bool:
     return left is None or right is None or (left.dtype, left.device) != (right.dtype, right.device)
 
@@ -189,6 +199,12 @@ def exchange(layout: Layout, other: Packed) -> None:
         block[0].copy_(kept, non_blocking=True)
 
 
+def exchange_small(layout: Layout, other: Packed, spare: Packed) -> None:
+    """Write the values of a model that is small into a spare set, and those of another set into the model."""
+    torch.cat(layout.blocks[0], out=spare.blocks[0][0])
+    torch._foreach_copy_(layout.blocks[0], other.blocks[0].pieces)
+
+
 def put(layout: Layout, source: Packed) -> None:
     """Write a set into the model."""
     for i, block in enumerate(source.blocks):
@@ -220,6 +236,11 @@ def finite_sets(layout: Layout, others: Sequence[Packed]) -> list[bool]:
         return [all(finite[i : i + len(layout.tensors)]) for i in range(0, len(finite), max(1, len(layout.tensors)))]
     found = _finite(layout, others, torch.sum)
     return found if all(found) else _finite(layout, others, _largest)
+
+
+def is_finite(block: Tensor) -> bool:
+    """Whether nothing in a block is infinite or NaN. Waits for the device."""
+    return isfinite(block.sum().item()) or isfinite(_largest(block).item())
 
 
 def _finite(layout: Layout, others: Sequence[Packed], measure: Callable[[Tensor], Tensor]) -> list[bool]:

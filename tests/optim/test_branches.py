@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim import SGD, Adam
 
 from conformance.table import same
-from lookaround import Lookahead, Lookaround
+from lookaround import Lookahead, Lookaround, packed
 from reference import nested_loops
 from reference.problems import INNERS, Noisy, set_gradients, train
 
@@ -229,3 +229,90 @@ def test_a_mode_that_finds_no_momentum_says_so_once():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         optimizer.step()
+
+
+def bits(tensor):
+    return tensor.detach().numpy().tobytes()  # NaN is equal to NaN so
+
+
+def small_and_large(monkeypatch, steps, **settings):
+    """Weights and state after every step, of a model that is one small block and of one that is not."""
+    trajectories = []
+    for small in (2**18, 0):
+        monkeypatch.setattr(packed, "SMALL", small)
+        torch.manual_seed(0)
+        params = [nn.Parameter(torch.randn(3, 2)), nn.Parameter(torch.randn(5)), nn.Parameter(torch.tensor(0.3))]
+        optimizer = Lookaround(sgd(params, lr=0.1, momentum=0.9), branches=3, k=2, **settings)
+        trajectory = []
+        for step in range(steps):
+            for param in params:
+                param.grad = torch.randn_like(param)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)
+                diverge(params, step)
+                optimizer.step()
+            entries = optimizer.state_dict()["state"].values()
+            kept = [(key, bits(value)) for entry in entries for key, value in sorted(entry.items())]
+            trajectory.append((list(map(bits, params)), kept))
+        trajectories.append(trajectory)
+    return trajectories
+
+
+def diverge(params, step):
+    """Branch 1 becomes infinite, then branch 0 NaN; then weights whose mean overflows, and whose sum does, though all are finite."""
+    if step in (7, 12):
+        params[1].grad[2] = float("inf") if step == 7 else float("nan")
+    if step in (19, 20):
+        params[0].data.fill_(3e38 if step == 19 else -3e38)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.5])
+def test_a_small_model_is_averaged_bit_for_bit_as_a_large_one(monkeypatch, alpha):
+    small, large = small_and_large(monkeypatch, 24, alpha=alpha)
+    for step, (ours, theirs) in enumerate(zip(small, large, strict=True)):
+        assert ours == theirs, step
+
+
+@pytest.mark.parametrize("step", [7, 12])
+def test_which_branches_of_a_small_model_are_left_out_is_said(step):
+    params = [nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(5))]
+    optimizer = Lookaround(sgd(params), branches=3, k=2)
+    for now in range(step // 6 * 6 + 5):
+        for param in params:
+            param.grad = torch.full_like(param, float("nan") if now == step else 1.0)
+        optimizer.step()
+    for param in params:
+        param.grad = torch.ones_like(param)
+    with pytest.warns(RuntimeWarning, match=f"branch {step % 3} of 3 .* left out"):
+        optimizer.step()
+
+
+def test_the_sum_of_a_small_model_may_overflow():
+    """All weights are finite, and so is their mean: nobody is left out, and nothing is said."""
+    param = nn.Parameter(torch.full((4,), 2e38))
+    optimizer = Lookaround(sgd([param]), branches=2, k=1)
+    one_pass(optimizer, param, [0.0, 0.0])
+    assert param.tolist() == [torch.tensor(2e38).item()] * 4
+
+
+def test_a_branch_with_attributes_of_its_own_gets_them_back():
+    """An inner optimizer may set an attribute in one branch's step, and delete another: the other branches have theirs as before."""
+
+    class Counting(SGD):
+        def step(self, closure=None):
+            if branch == 1:
+                self.only = getattr(self, "only", 0) + 1
+                vars(self).pop("first", None)
+            seen.append((branch, getattr(self, "only", 0), hasattr(self, "first")))
+            return super().step(closure)
+
+    params = [nn.Parameter(torch.zeros(2))]
+    inner = Counting(params, lr=0.1)
+    inner.first, seen = True, []
+    optimizer = Lookaround(inner, branches=3, k=100)
+    for _ in range(3):
+        for branch in optimizer.around():  # noqa: B007
+            params[0].grad = torch.ones(2)
+            optimizer.step()
+    rounds = [[(0, 0, True), (1, n, False), (2, 0, True)] for n in (1, 2, 3)]
+    assert seen == [turn for turns in rounds for turn in turns]

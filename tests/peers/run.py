@@ -19,12 +19,12 @@ from wrapped import WAYS
 
 TESTS = {"timm": ["tests/test_optim.py"], "pytorch_optimizer": ["tests"]}
 # Of theirs: coverage options of a plugin that is not needed here.
-OPTIONS = ["-q", "-p", "no:cacheprovider", "-p", "no:doctest", "-rfE", "--tb=line", "-o", "addopts=", "-W", "ignore"]
+OPTIONS = ["-v", "-p", "no:cacheprovider", "-p", "no:doctest", "-rfE", "--tb=line", "-o", "addopts=", "-W", "ignore"]
 HERE = Path(__file__).parent
 
 
 def outcomes(library: str, checkout: Path, way: str | None, more: list[str]) -> tuple[dict[str, str], str]:
-    """The message of each test that fails, by its name, and pytest's last line."""
+    """The message of each test that fails, by its name, and pytest's last line; what pytest prints goes to stderr as it comes."""
     environment = {k: v for k, v in os.environ.items() if k != "LOOKAROUND_WRAP"}
     environment["PYTHONPATH"] = os.pathsep.join([str(HERE), environment.get("PYTHONPATH", "")])
     plugin = []
@@ -32,9 +32,13 @@ def outcomes(library: str, checkout: Path, way: str | None, more: list[str]) -> 
         environment |= {"LOOKAROUND_WRAP": way, "LOOKAROUND_PEER": library}
         plugin = ["-p", "wrapped"]
     command = [sys.executable, "-m", "pytest", *plugin, *OPTIONS, *more, *TESTS[library]]
-    printed = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True).stdout
-    failed = re.findall(r"^(?:FAILED|ERROR) (\S+(?:\[.*?\])?)(?: - (.*))?$", printed, flags=re.MULTILINE)
-    return dict(failed), printed.strip().splitlines()[-1]
+    printed = []
+    with subprocess.Popen(command, cwd=checkout, env=environment, stdout=subprocess.PIPE, text=True) as tests:
+        for line in tests.stdout or []:
+            printed.append(line)
+            print(line, end="", file=sys.stderr, flush=True)
+    failed = re.findall(r"^(?:FAILED|ERROR) (\S+(?:\[.*?\])?)(?: - (.*))?$", "".join(printed), flags=re.MULTILINE)
+    return dict(failed), printed[-1].strip()
 
 
 def report(failed: dict[str, str]) -> None:

@@ -60,7 +60,8 @@ def _turns(rounds: Rounds) -> Iterator[int]:
     for branch in range(rounds.place.branch, local.stop):
         before, rounds.last = gradients.seen(rounds.branches.groups), branch + 1 == local.stop
         yield branch
-        _note_gradient(rounds, before)
+        if not rounds.place.taken:
+            _note_gradient(rounds, before)
         rounds.turn_ends()
 
 
@@ -86,13 +87,14 @@ def _turn_over(rounds: Rounds, block: list[Batch], branch: int) -> Iterator[tupl
     local, replay = rounds.branches.local, rounds.replay
     first, last = branch == local.start, branch + 1 == local.stop
     for at in range(rounds.done, len(block)):
-        groups = rounds.branches.groups
+        groups, ends = rounds.branches.groups, at + 1 == len(block)
         replay.record(groups, at) if first else replay.put(groups, at)
-        before, rounds.at, rounds.last = gradients.seen(groups), at, last and at + 1 == len(block)
+        before, rounds.at, rounds.last = gradients.seen(groups), at, last and ends
         yield block[at], branch
-        _note_gradient(rounds, before)
-        if not first:
-            replay.check(rounds.branches.groups, branch, last=at + 1 == len(block))
+        if not rounds.place.taken:
+            _note_gradient(rounds, before)
+        if not first and (ends or replay.holds):
+            replay.check(rounds.branches.groups, branch)
         rounds.done, rounds.noted = at + 1, False
     rounds.at, rounds.done, rounds.noted = None, 0, False
     if first:
@@ -101,5 +103,5 @@ def _turn_over(rounds: Rounds, block: list[Batch], branch: int) -> Iterator[tupl
 
 def _note_gradient(rounds: Rounds, before: gradients.Seen | None) -> None:
     """Remember the gradient that a turn without a step leaves: it must not be added to another branch's."""
-    if not rounds.place.taken and len(rounds.branches.local) > 1:
+    if len(rounds.branches.local) > 1:
         rounds.stale = gradients.left(rounds.branches.groups, before) or rounds.stale

@@ -85,10 +85,13 @@ class Branched(Scheduled):
         hold(self)
 
     def _step(self, closure: Closure | None = None, **options: Any) -> Any:
-        run = self._run
+        run, inner = self._run, self.inner
         compiling = torch.compiler.is_compiling()
         _unseen(run.before_step) if compiling else run.before_step()
-        loss = self.inner.step(**options) if closure is None else self.inner.step(closure, **options)
+        if options or closure is not None:
+            loss = inner.step(**options) if closure is None else inner.step(closure, **options)
+        else:
+            loss = inner.step()
         _unseen(run.after_step) if compiling else run.after_step()
         return loss
 

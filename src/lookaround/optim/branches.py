@@ -54,6 +54,7 @@ class Branches:
         self.weights, self.statistics, self.counters = (Kept(self._offload) for _ in range(3))
         self.idle: dict[int, list[inner.Attributes]] = {}
         self.parameters = Parameters()
+        self._seen: dict[int, inner.Keys] = {}
 
     @property
     def groups(self) -> list[dict[str, Any]]:
@@ -151,10 +152,13 @@ class Branches:
         for kept in self.kept:
             if theirs in kept:
                 (kept.rename if same_weights else kept.exchange)(theirs, ours)
-        if branch in self.idle:
+        held = self.idle.pop(branch, None)
+        if held is not None:
             groups = self.groups  # those inside write their counters into them, before they are put aside
-            self.idle[current] = inner.exchange(self._optimizers, self.idle.pop(branch))
-            self.own_values.switch(groups, (branch - current) % len(self.local))
+            inner.exchange(self._optimizers, held, self._seen)
+            self.idle[current] = held
+            if self.own_values.any:
+                self.own_values.switch(groups, (branch - current) % len(self.local))
         self.current = branch
 
     @contextmanager

@@ -48,14 +48,9 @@ class Common:
         self._moving, self._taking_part = Moving(branches, rows, outer), TakingPart(branches, rows, careful)
         self.outer = outer
         self.own: dict[str, dict[Tensor, Any]] = {}
-        # One branch that is nothing but weights: nobody to ask, nothing to settle beside them.
-        self._bare = (
-            isinstance(rows, Alone)
-            and rows.branches == 1
-            and not careful
-            and inner_state == "maintain"
-            and branches.model is None
-        )
+        # All branches are here, and nothing but weights: nobody to ask, nothing to settle beside them.
+        bare = isinstance(rows, Alone) and inner_state == "maintain" and branches.model is None
+        self._bare, self._careful = bare and (careful or rows.branches == 1), careful
 
     @property
     def branches(self) -> int:
@@ -77,8 +72,11 @@ class Common:
 
         ``skipped`` has a bit for each that nobody here has made.
         """
-        if self._bare and not self._branches.hold_rounds:
-            self._moving.step_back(alphas)
+        if (
+            self._bare
+            and not (skipped or self._branches.hold_rounds)
+            and self._moving.at_once(alphas, careful=self._careful)
+        ):
             return 0
         with self._rows.meeting(f"the average of round {round_number}"):
             part, missed = self._taking_part.at_average(round_number, skipped, k)

@@ -47,6 +47,11 @@ class OwnValues:
         head = self.key(0, "")
         return [key.removeprefix(head) for key in group if key.startswith(head)]
 
+    @property
+    def any(self) -> bool:
+        """Whether there may be values that are each branch's own."""
+        return self._left != {}
+
     def fork(self, groups: Sequence[Group]) -> None:
         """Give each waiting branch the values of the one in the model; what can be changed in place is each branch's own from now on."""
         for group in groups:
@@ -102,8 +107,6 @@ class OwnValues:
 
     def switch(self, groups: Sequence[Group], by: int) -> None:
         """The branch ``by`` places further on comes into the model."""
-        if self._left == {}:
-            return  # nothing is a branch's own
         self._spread(groups)
         for group in groups:
             for key in self.own(group):

@@ -38,28 +38,44 @@ def _own(held: Attributes) -> Attributes:
     return {key: value for key, value in held.items() if key not in _COMMON}
 
 
-def exchange(optimizers: Sequence[Optimizer], others: list[Attributes]) -> list[Attributes]:
-    """Put another branch in place, and give back what was there."""
-    ours = []
-    for optimizer, theirs in zip(optimizers, others, strict=True):
-        held = vars(optimizer)
-        mine = _own(held)
-        if mine.keys() != theirs.keys():
-            for key in mine.keys() - theirs.keys():
-                del held[key]
-        held.update(theirs)
-        ours.append(mine)
-    return ours
+Keys = tuple[tuple[str, ...], tuple[str, ...]]
+
+
+def exchange(optimizers: Sequence[Optimizer], branch: list[Attributes], seen: dict[int, Keys]) -> None:
+    """Put a branch in place, and what was there in its stead into ``branch``. To be quick: branches may take turns at every step.
+
+    Args:
+        optimizers: whose attributes they are.
+        branch: which is to be in place.
+        seen: the names of the attributes at the last exchange, by the optimizer's place: where they are the same, nothing is looked for.
+    """
+    for i, theirs in enumerate(branch):
+        held, keys = optimizers[i].__dict__, tuple(theirs)
+        if seen.get(i) == (tuple(held), keys):
+            for key, value in theirs.items():
+                theirs[key], held[key] = held[key], value
+        else:
+            _exchange_all(held, theirs)
+            seen[i] = tuple(held), keys
+
+
+def _exchange_all(held: Attributes, theirs: Attributes) -> None:
+    mine = _own(held)
+    for key in mine:
+        del held[key]
+    held.update(theirs)
+    theirs.clear()
+    theirs.update(mine)
 
 
 @contextmanager
 def in_place(optimizers: Sequence[Optimizer], branch: list[Attributes]) -> Iterator[None]:
     """Have a branch in place for a while, and its attributes as they are then in ``branch`` afterwards."""
-    ours = exchange(optimizers, branch)
+    exchange(optimizers, branch, {})
     try:
         yield
     finally:
-        branch[:] = exchange(optimizers, ours)
+        exchange(optimizers, branch, {})
 
 
 def copied(optimizers: Sequence[Optimizer], params: Iterable[Tensor], model: nn.Module | None) -> list[Attributes]:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lookaround.packed import Layout, Packed, exchange, put, take
+from lookaround.packed import Layout, Packed, exchange, exchange_small, put, take
 
 SLOW, TRAINING = "slow", "training"
 
@@ -31,6 +31,7 @@ class Kept:
         self._live: list[Tensor] = []
         self._layout: Layout | None = Layout([])
         self._sets: dict[str, Sequence[Tensor]] = {}
+        self._spare: Packed | None = None
 
     def __contains__(self, name: str) -> bool:
         return name in self._sets
@@ -56,7 +57,7 @@ class Kept:
         if same and self._layout is not None and self._layout.is_of(live):
             return
         known = {name: dict(zip(self._keys, values, strict=True)) for name, values in self._sets.items()}
-        self._keys, self._live, self._layout = list(keys), list(live), Layout(live)
+        self._keys, self._live, self._layout, self._spare = list(keys), list(live), Layout(live), None
         self._places = {key: i for i, key in enumerate(keys)}
         for name, before in known.items():
             self._sets[name] = self._filled(name, before)
@@ -86,6 +87,7 @@ class Kept:
     def clear(self) -> None:
         """Forget all sets."""
         self._sets.clear()
+        self._spare = None
 
     def packed(self, name: str) -> Packed:
         """A set, laid out as the live tensors are now."""
@@ -112,12 +114,28 @@ class Kept:
         assert self._layout is not None
         return self._layout
 
+    @property
+    def is_small(self) -> bool:
+        """Whether every set is one small block beside the live tensors, of their dtype."""
+        return self.layout.is_small and not self._offload
+
+    @property
+    def spare(self) -> Packed:
+        """Of a small model: memory of a further set, which the next exchange or average may use."""
+        if self._spare is None:
+            self._spare = Packed(self.layout)
+        return self._spare
+
     def exchange(self, name: str, becomes: str) -> None:
         """Exchange the live values with a set, which is then that of what was live."""
         other = self.packed(name)
-        exchange(self.layout, other)
+        if self.is_small:
+            ours, self._spare = self.spare, other
+            exchange_small(self.layout, other, ours)
+        else:
+            exchange(self.layout, ours := other)
         del self._sets[name]
-        self._sets[becomes] = other
+        self._sets[becomes] = ours
 
     def rename(self, name: str, becomes: str) -> None:
         """Call a set by another name."""
@@ -136,6 +154,7 @@ class Kept:
         return {
             **self.__dict__,
             "_layout": None,
+            "_spare": None,
             "_places": {},
             "_sets": {name: list(of) for name, of in self._sets.items()},
         }

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lookaround.optim.average import Alone, Means, Rows, difference, packed_means, settle, settle_packed, towards
+from lookaround.optim.average import Alone, Means, Rows, difference, settle, towards
 from lookaround.optim.branches import Branches
+from lookaround.optim.in_blocks import packed_means, settle_packed, settle_small
 from lookaround.optim.kept import SLOW, Kept, waiting
 from lookaround.optim.outer import Outer
 from lookaround.packed import Packed
@@ -33,13 +34,19 @@ class Moving:
     def __init__(self, branches: Branches, rows: Rows, outer: Outer | None) -> None:
         self._branches, self._rows, self._outer = branches, rows, outer
 
-    def step_back(self, alphas: Sequence[float]) -> None:
-        """`move` of one branch that is nothing but weights: Lookahead's, at every k-th step."""
+    def at_once(self, alphas: Sequence[float], *, careful: bool) -> bool:
+        """`move` of branches that are all here and nothing but weights, in few calls; whether that could be done, or nothing was.
+
+        With ``careful`` it cannot where their mean is not finite: then some of them may have to be left out.
+        """
         weights = self._branches.weights
-        if self._outer is not None or len(alphas) > 1 or SLOW not in weights or not weights.live:
-            self._move(alphas, [True], None, None)
-        else:
-            settle_packed(weights.layout, [None], [True], alphas[0], weights.packed(SLOW))
+        if self._outer is not None or len(alphas) > 1 or not weights.live or not weights.is_small:
+            return False
+        slow = weights.packed(SLOW) if SLOW in weights else None
+        if slow is None and not careful:
+            return True
+        memory = weights.spare.blocks[0]
+        return settle_small(weights.layout, self._sets(weights), alphas[0], slow, memory, careful=careful)
 
     def move(self, alphas: Sequence[float], part: list[bool], lost: ByParam | None, only: int | None = None) -> None:
         """Weights and statistics go to the average of those who take part; in the model alone, and φ stays, where ``only`` says its place.

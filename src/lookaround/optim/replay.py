@@ -21,18 +21,20 @@ class Replay:
     Args:
         prefix: of what stands in the groups.
         common: whether a group's key is one that users and schedulers write, for all branches.
+
+    Attributes:
+        holds: whether the groups hold noted settings, where any have been seen.
     """
 
     def __init__(self, prefix: str, common: Callable[[Group, str], bool]) -> None:
         self._prefix, self._common = prefix, common
         self._watch = Watch(common)
         self._seen: list[Group] = []
-        # Whether the groups hold noted settings, where any have been seen.
-        self._holds = False
+        self.holds = False
 
     def record(self, groups: Sequence[Group], place: int) -> None:
         """Note the settings at a place of the first branch's turn. Quick where none has changed so far, as in what follows."""
-        if not self._holds and self._watch.same(groups):
+        if not self.holds and self._watch.same(groups):
             return
         now = [self._settings(group) for group in groups]
         for group, old, new in zip(groups, (self._seen if place else []) or now, now, strict=False):
@@ -45,19 +47,19 @@ class Replay:
 
     def _look(self, groups: Sequence[Group]) -> None:
         self._seen = [self._settings(group) for group in groups]
-        self._holds = any(map(self._noted, groups))
+        self.holds = any(map(self._noted, groups))
         self._watch.look(groups)
 
     def end_of_first(self, groups: Sequence[Group], places: int) -> None:
         """The first branch's turn is over: what holds now is for the next round."""
         self.record(groups, places)
-        for group in groups if self._holds else ():
+        for group in groups if self.holds else ():
             for key in self._noted(group):
                 group[f"{self._prefix}.next.{key}"] = group.pop(f"{self._prefix}.{places}.{key}")
 
     def put(self, groups: Sequence[Group], place: int | str) -> None:
         """Have the settings of a place in the groups; of ``"next"`` after the last branch's turn."""
-        if self._seen and not self._holds:
+        if self._seen and not self.holds:
             return
         for group in groups:
             for key in self._noted(group):
@@ -65,12 +67,13 @@ class Replay:
                     _assign(group, key, group[f"{self._prefix}.{place}.{key}"])
         self._look(groups)
 
-    def check(self, groups: Sequence[Group], branch: int, *, last: bool) -> None:
-        """Raise ValueError where settings have changed in the turn of a branch that is not the first, at its last minibatch at the latest.
+    def check(self, groups: Sequence[Group], branch: int) -> None:
+        """Raise ValueError where settings have changed in the turn of a branch that is not the first.
 
-        To be called after each: what is put back from place to place would cover a change.
+        To be called after its last minibatch; after each where settings are noted: what is put back from place to place would cover a
+        change.
         """
-        if not (last or self._holds) or self._watch.same(groups):
+        if self._watch.same(groups):
             return
         for group, old in zip(groups, self._seen, strict=False):
             for key, value in self._settings(group).items():
@@ -82,7 +85,7 @@ class Replay:
 
     def forget(self, groups: Sequence[Group]) -> None:
         """Begin a new round."""
-        if self._seen and not self._holds:
+        if self._seen and not self.holds:
             return
         self.look_again()
         for group in groups:
@@ -91,7 +94,7 @@ class Replay:
 
     def look_again(self) -> None:
         """Know nothing of the groups: others have been loaded."""
-        self._seen, self._holds = [], False
+        self._seen, self.holds = [], False
         self._watch.forget()
 
     def _noted(self, group: Group) -> set[str]:

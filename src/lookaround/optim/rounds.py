@@ -5,7 +5,7 @@ instead, so what comes before and after a step is here, and the place in the nes
 """
 
 from lookaround.optim.adaptive import Adaptive
-from lookaround.optim.cadence import Move, Place, among_others, made_up, round_ends, turn_ends
+from lookaround.optim.cadence import Move, Place, among_others, counted, made_up, round_ends, turn_ends
 from lookaround.optim.checks import check_count, moves_nothing
 from lookaround.optim.kept import SLOW
 from lookaround.optim.run import Run
@@ -23,7 +23,7 @@ class Rounds(Run):
         if self.place.taken and self.walk is None:
             self.turn_ends()
         branches = self.branches
-        groups = branches.groups
+        groups = branches.optimizer.param_groups
         if self.fresh or branches.parameters.changed(groups):
             self.take_start()
             self.fresh = groups[0][self._start] > 0
@@ -35,18 +35,19 @@ class Rounds(Run):
 
     def after_step(self) -> None:
         """The branch in the model has stepped. Outside of a loop over branches every step is a turn."""
+        branches = self.branches
         if self._several:
-            self.branches.own_values.after_step(self.branches.groups)
+            branches.own_values.after_step(branches.optimizer.param_groups)
         if self.adaptive is not None:
             self._adapt(self.adaptive)
-        place = self.place
-        if not place.round and self._has_created_state():
+        if self._alone and self.walk is None:
+            place = counted(self.place, branches.optimizer.param_groups[0][self._k])
+            if place is not None:
+                self.place, self.noted = place, False
+                return
+        if not self.place.round and self._has_created_state():
             return
-        self.noted = False
-        if self._alone and self.walk is None and place.step + 1 < self.branches.groups[0][self._k] and place.round:
-            self.place = place.counted()  # in the middle of a round of one branch: nothing but to count
-            return
-        self.place = place.stepped()
+        self.go_to(self.place.stepped())
         if self.walk is None:
             self.turn_ends()
         elif self.at is not None:

@@ -1,22 +1,17 @@
 """Whether anyone has written into parameter groups: asked at every step, so answered by one comparison of identities a group."""
 
 from collections.abc import Callable, Sequence
-from operator import is_, itemgetter
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
 Group = dict[str, Any]
 
+_NAMES = ("params", "param_names")
 
-class _Seen(NamedTuple):
-    """A group as it was seen: how many keys it had, the values of those that are watched, and the versions of tensors among them."""
 
-    group: Group
-    size: int
-    get: Callable[[Group], Any]
-    values: tuple[Any, ...]
-    versions: tuple[tuple[Tensor, int], ...]
+# A group as it was seen: how many keys it had, what stood under those that are watched, and the versions of tensors among that.
+_Seen = tuple[Group, int, list[tuple[str, Any]], list[tuple[Tensor, int]]]
 
 
 class Watch:
@@ -42,29 +37,26 @@ class Watch:
         self._seen = [self._see(group) for group in groups]
 
     def _see(self, group: Group) -> _Seen:
-        keys = [key for key in group if key not in ("params", "param_names") and self._watched(group, key)]
-        get: Callable[[Group], Any] = (
-            itemgetter(*keys, keys[0]) if keys else _nothing
-        )  # of a single key it gives no tuple
-        values = get(group)
-        return _Seen(group, len(group), get, values, tuple((v, v._version) for v in values if isinstance(v, Tensor)))
+        watched = [(key, group[key]) for key in group if key not in _NAMES and self._watched(group, key)]
+        return group, len(group), watched, [(v, v._version) for _, v in watched if isinstance(v, Tensor)]
 
     def same(self, groups: Sequence[Group]) -> bool:
         """Whether these are the groups that were looked at, with the same objects in them, and no tensor was written to."""
         if len(groups) != len(self._seen):
             return False
-        for i, (of, size, get, values, versions) in enumerate(self._seen):
-            group = groups[i]
-            if group is not of or len(group) != size:
-                return False
-            try:
-                if not all(map(is_, get(group), values)):
+        try:
+            for i, (of, size, settings, versions) in enumerate(self._seen):
+                group = groups[i]
+                if group is not of or len(group) != size:
                     return False
-            except KeyError:
-                return False
-            for tensor, version in versions:
-                if tensor._version != version:
-                    return False
+                for key, value in settings:
+                    if group[key] is not value:
+                        return False
+                for tensor, version in versions:
+                    if tensor._version != version:
+                        return False
+        except KeyError:
+            return False
         return True
 
     def forget(self) -> None:
@@ -74,7 +66,3 @@ class Watch:
     def __getstate__(self) -> dict[str, Any]:
         """A copy is of other groups."""
         return {"_watched": self._watched, "_seen": []}
-
-
-def _nothing(group: Group) -> tuple[Any, ...]:
-    return ()

@@ -138,7 +138,7 @@ class Wrapper(Optimizer):
             What the inner optimizer returns: the closure's loss, or None without one.
         """
         if not (self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks):
-            return self._step(closure, **options)
+            return self._step(closure, **options) if options else self._step(closure)
         args, kwargs = (self,) if closure is None else (self, closure), options
         for before in self._optimizer_step_pre_hooks.values():
             args, kwargs = before(self, args, kwargs) or (args, kwargs)
