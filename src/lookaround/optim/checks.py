@@ -1,7 +1,7 @@
 """What a user may pass: each check returns the value, or raises one message that names it and says what is allowed."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
 from operator import index
 from typing import Any
@@ -100,6 +100,17 @@ def check_wrappers(saved: Sequence[dict[str, Any]], groups: Sequence[dict[str, A
             raise ValueError(
                 f"this is a checkpoint of {missing}, and the optimizer it is loaded into is {name} without {missing}: build the "
                 "optimizer that was saved, with the same wrappers around each other"
+            )
+
+
+def check_names_are_free(inner: Optimizer, prefix: str, settings: Iterable[str], name: str) -> None:
+    """No other library's wrapper keeps settings of its own in the groups under the names that ours would have."""
+    for group in inner.param_groups:
+        named = [key for key in group if key.startswith(prefix)]
+        if named and not {prefix + key for key in settings} <= set(named):
+            raise ValueError(
+                f"{type(inner).__name__} keeps {', '.join(named)} in its parameter groups, where {name} would overwrite them: wrap the "
+                "optimizer inside it instead"
             )
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lookaround.optim.checks import WRAPPERS, check_wrappers
+from lookaround.optim.checks import WRAPPERS, check_names_are_free, check_wrappers
 from lookaround.optim.inner import HOOKS
 from lookaround.optim.plain import check_fits, load_plain, marked
 from lookaround.showing import refuse
@@ -36,7 +36,7 @@ class Wrapper(Optimizer):
 
     def __init__(self, inner: Optimizer, settings: Group) -> None:
         self._check_inner(inner)
-        self._check_foreign(inner, settings)
+        check_names_are_free(inner, f"{self.name}_", settings, type(self).__name__)
         self._restore(inner)
         for group in self.param_groups:
             for stale in filter(self._owns_setting, list(group)):  # of an earlier wrapper of this kind
@@ -51,16 +51,6 @@ class Wrapper(Optimizer):
             )
         if any(type(wrapped) is cls for wrapped in chain(inner)):
             raise ValueError(f"{cls.__name__} cannot be wrapped around {cls.__name__}: use one, with other settings")
-
-    def _check_foreign(self, inner: Optimizer, settings: Group) -> None:
-        """Raise ValueError where another library's wrapper keeps settings of its own under the names that ours would have."""
-        for group in inner.param_groups:
-            named = [key for key in group if self._owns_setting(key)]
-            if named and not {self._key(key) for key in settings} <= set(named):
-                raise ValueError(
-                    f"{type(inner).__name__} keeps {', '.join(named)} in its parameter groups, where {type(self).__name__} would overwrite "
-                    "them: wrap the optimizer inside it instead"
-                )
 
     def _restore(self, inner: Optimizer) -> None:
         """Set the attributes `Optimizer.__init__` would, but for the groups and the state, which are the inner optimizer's."""
