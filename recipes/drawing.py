@@ -55,7 +55,7 @@ class Panel:
         axes.plot(at, y, marker=">" if right else "<", color=color, markersize=6, clip_on=False)
         offset = (-6 if right else 6, 0)
         words = self.beyond(difference.mean)
-        axes.annotate(words, (at, y), offset, textcoords="offset points", ha=align, va="center", fontsize=7)
+        axes.annotate(words, (at, y), offset, textcoords="offset points", ha=align, va="center", fontsize=6)
 
     def draw(self, axes: Axes, split: Mapping[int, Sequence[Row]], rows: Sequence[str], unit: str) -> None:
         """The difference of every row to the first baseline, at every budget."""
