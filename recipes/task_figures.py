@@ -163,8 +163,8 @@ def write(task: Task, folder: Path) -> None:
         "",
         f"![{task.title}]({task.name}.png)",
         "",
-        f"Test {loss} minus that of {task.controls[0]}, nats, with its 95 % interval, in brackets p after Holm's correction; ± at a mean is a "
-        "standard deviation:",
+        f"Test {loss} minus that of {task.controls[0]}, nats, with its 95 % interval, in brackets p after Holm's correction; ± at a mean "
+        "is a standard deviation:",
         "",
         *by_budget(task, split),
     ]
