@@ -7,6 +7,7 @@ prints what that cost: steps lost and seconds until the next step, kill by kill.
 """
 
 import json
+import math
 import os
 import random
 import signal
@@ -56,6 +57,13 @@ def wait_for_progress(folder: Path, known: set[int], run: "subprocess.Popen[str]
     return False
 
 
+def wait_at_random(folder: Path, seconds: float, latest: float, run: "subprocess.Popen[str]") -> None:
+    """So many seconds, or until a step that leaves enough of the run for the kills that are still to come, however fast its steps are."""
+    end = time.time() + seconds
+    while time.time() < end and run.poll() is None and of(folder, 0, "took")[-1][2] < latest:
+        time.sleep(0.02)
+
+
 def kill_at_random(folder: Path, kills: int, seed: int, steps: int | None = None) -> dict[str, object]:
     """Kill one random process at a random moment after progress, so many times; then let the run end."""
     random_numbers = random.Random(seed)
@@ -63,7 +71,8 @@ def kill_at_random(folder: Path, kills: int, seed: int, steps: int | None = None
     events: list[dict[str, float]] = []
     known: set[int] = set()
     while len(events) < kills and wait_for_progress(folder, known, run):
-        time.sleep(random_numbers.expovariate(1 / 0.5))
+        latest = math.inf if steps is None else steps * (len(events) + 1) / (kills + 1)
+        wait_at_random(folder, random_numbers.expovariate(1 / 0.5), latest, run)
         victim = random_numbers.randrange(PROCESSES)
         begun = of(folder, victim, "begins")
         if run.poll() is not None or not begun:
