@@ -15,15 +15,14 @@ from benchmarks.harness import machine
 from benchmarks.network import Host, hosts_with_a_link, missing, one_host, start_on
 
 WAYS = ("sgd", "ddp", "lookaround", "lookaround-int8")
-RATES, TARGETS, SEEDS = {"small": (0.05, 0.1), "deep": (0.01, 0.02)}, {"small": 0.1, "deep": 0.1}, (0, 1, 2, 3, 4)
+RATES, TARGET, SEEDS = {"small": (0.05, 0.1), "deep": (0.01, 0.02)}, 0.1, (0, 1, 2, 3, 4)
 
 Runs = list[dict[str, Any]]
 
 
 def trained(hosts: list[Host], network: str, rates: tuple[float, ...], ways: tuple[str, ...] = WAYS) -> Runs:
     """What `same_loss_worker` says of each way, rate and seed."""
-    words = ["--network", network, "--target", str(TARGETS[network]), "--rates", *map(str, rates)]
-    words += ["--seeds", *map(str, SEEDS)]
+    words = ["--network", network, "--target", str(TARGET), "--rates", *map(str, rates), "--seeds", *map(str, SEEDS)]
     command = [sys.executable, "-m", "benchmarks.same_loss_worker", *words, "--ways", *ways]
     processes = start_on(hosts, command)
     outputs = [process.communicate(timeout=3600)[0] for process in processes]
@@ -64,7 +63,7 @@ def compare(title: str, network: AbstractContextManager[list[Host]], counters: i
     """Both networks' tables."""
     with network as hosts:
         for which, rates in RATES.items():
-            show(f"{title}, {which} network, held-out loss {TARGETS[which]}", trained(hosts, which, rates), counters)
+            show(f"{title}, {which} network, held-out loss {TARGET}", trained(hosts, which, rates), counters)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from drawing import Panel, forest, save
-from paired_tables import Layout, Row, corrected, grouped, head, line, read, rows_of
+from paired_tables import IMAGES, Layout, Row, corrected, grouped, head, line, read, rows_of
 
 Tried = Sequence[Mapping[str, str]]
 RATE = "rate (↓ ↑: the lowest, highest tried)"
@@ -118,13 +118,7 @@ TRANSLATION = Task(
 PHOTOGRAPHS = Task(
     "photographs",
     "Photographs: a small CNN on 2,000 CIFAR-10 images",
-    Layout(
-        ("lr",),
-        RATE,
-        {"top1": ("top-1 %", 2), "nll": ("NLL", 4), "ece": ("ECE %", 2)},
-        "nll",
-        ("top1", "top-1", 2),
-    ),
+    replace(IMAGES, settings=("lr",), titles=RATE),
     (
         _nats(0.16, "SGD", "NLL"),
         Panel("top1", (-7.5, 4.5), "top-1 minus tuned SGD's, points (right is better)", "{:+.1f}".format),
