@@ -34,6 +34,7 @@ def _augmented(names: tuple[str, ...], data: Small) -> tuple[str, ...]:
 
 
 def from_scratch(data: Small, model: str, methods: Mapping[str, Spec], augmentations: tuple[str, ...] = _THREE) -> Plan:
+    """These methods on a small data set, from drawn weights, as the paper trains them."""
     config = VisionConfig(
         data=data,
         root="data",

@@ -100,6 +100,7 @@ class LanguageTask(Task):
         return build(self.config.size, len(self.corpus.vocabulary)).to(self.device)
 
     def batches(self, seed: int, batch: int, branches: int) -> TextWindows:
+        """Windows of the training text, ``batch`` of them in a minibatch, a copy for each branch."""
         return TextWindows(
             self.corpus,
             self.corpus.train,

@@ -64,6 +64,7 @@ class PairBatches(Batches):
         self._orders: dict[int, tuple[int, list[Tensor]]] = {}
 
     def copy(self, position: int, branch: int) -> Batch:
+        """A branch's copy of the minibatch at a position of the run, padded to its longest sentence."""
         epoch, index = divmod(position, self.per_epoch)
         chosen = self._order(epoch, branch)[index].tolist()
         source, target = self._read(chosen, epoch, index, branch)

@@ -110,6 +110,7 @@ class TranslationTask(Task):
 
     @torch.inference_mode()
     def evaluate(self, predict: Predict, split: Split) -> dict[str, float]:
+        """BLEU and chrF of the translations, and the loss in nats a subword."""
         pairs = self._pairs(split)
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         count, said = 0, [""] * len(pairs)
