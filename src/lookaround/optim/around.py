@@ -89,7 +89,8 @@ def _turn_over(rounds: Rounds, block: list[Batch], branch: int) -> Iterator[tupl
     for at in range(rounds.done, len(block)):
         groups, ends = rounds.branches.groups, at + 1 == len(block)
         replay.record(groups, at) if first else replay.put(groups, at)
-        before, rounds.at, rounds.last = gradients.seen(groups), at, last and ends
+        before = None if rounds.place.taken else gradients.seen(groups)
+        rounds.at, rounds.last = at, last and ends
         yield block[at], branch
         if not rounds.place.taken:
             _note_gradient(rounds, before)

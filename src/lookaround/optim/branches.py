@@ -32,6 +32,7 @@ class Branches:
         current: the branch in the model.
         optimizer: the inner optimizer, which steps.
         weights, statistics, counters: sets of the parameters, of the buffers that are averaged and of those that are copied.
+        kept: all of them; without a model those of weights alone.
         idle: the inner optimizers of the branches that wait.
         parameters: those that were followed last.
     """
@@ -51,7 +52,8 @@ class Branches:
     def clear(self, current: int) -> None:
         """Forget everything but what is in the model, which is this branch."""
         self.current = current
-        self.weights, self.statistics, self.counters = (Kept(self._offload) for _ in range(3))
+        self.weights, self.statistics, self.counters = every = tuple(Kept(self._offload) for _ in range(3))
+        self.kept = every if self.model is not None else every[:1]
         self.idle: dict[int, list[inner.Attributes]] = {}
         self.parameters = Parameters()
         self._seen: dict[int, inner.Keys] = {}
@@ -60,11 +62,6 @@ class Branches:
     def groups(self) -> list[dict[str, Any]]:
         """The parameter groups, common to all branches."""
         return self._optimizers[0].param_groups
-
-    @property
-    def kept(self) -> tuple[Kept, ...]:
-        """All sets: of weights, and with a model of statistics and counters."""
-        return (self.weights,) if self.model is None else (self.weights, self.statistics, self.counters)
 
     def others(self) -> list[int]:
         """The branches here that are not in the model."""
@@ -190,6 +187,11 @@ class Branches:
         if branch == self.current or branch not in self.idle:
             return getattr(self._optimizers[place], key)
         return self.idle[branch][place][key]
+
+    @property
+    def write_groups(self) -> bool:
+        """Whether inner steps may write into the parameter groups, what is each branch's own then."""
+        return self.own_values.any or inner.may_write_groups(self._optimizers)
 
     @property
     def hold_rounds(self) -> bool:

@@ -47,14 +47,19 @@ class Place(NamedTuple):
         return _new(Place, (round_, step, branch, taken + 1, most if most > taken else taken + 1, skipped))
 
 
-def counted(place: Place, k: int) -> Place | None:
-    """After one more pass of one step of one branch; None where there may be more to do than to count: in the first round, at an end.
+def counted(place: Place, branches: range, k: int) -> Place | None:
+    """After a turn of one step; None where there may be more to do than to count and change branches: in the first round, at an end.
 
-    >>> counted(Place(round=1, step=3), k=5), counted(Place(round=1, step=4), k=5)
+    >>> counted(Place(round=1, step=3), range(1), k=5), counted(Place(round=1, step=4), range(1), k=5)
     (Place(round=1, step=4, branch=0, taken=0, most=0, skipped=0), None)
     """
-    round_, step, branch, _, _, skipped = place
-    return _new(Place, (round_, step + 1, branch, 0, 0, skipped)) if round_ and step + 1 < k else None
+    round_, step, branch, _, most, skipped = place
+    if not round_:
+        return None
+    if branch + 1 < branches.stop:
+        return _new(Place, (round_, step, branch + 1, 0, most or 1, skipped))
+    step += most or 1
+    return _new(Place, (round_, step, branches.start, 0, 0, skipped)) if step < k else None
 
 
 def turn_ends(place: Place, branches: range, k: int) -> tuple[Move, Place]:

@@ -68,6 +68,13 @@ def _exchange_all(held: Attributes, theirs: Attributes) -> None:
     theirs.update(mine)
 
 
+def may_write_groups(optimizers: Sequence[Optimizer]) -> bool:
+    """Whether steps may write into parameter groups. Those of torch's own optimizers never do, unless something is hooked into them."""
+    held = vars(optimizers[-1])
+    torchs = len(optimizers) == 1 and type(optimizers[0]).__module__.startswith("torch.optim.")
+    return not torchs or "step" in held or any(map(held.get, HOOKS[:2]))
+
+
 @contextmanager
 def in_place(optimizers: Sequence[Optimizer], branch: list[Attributes]) -> Iterator[None]:
     """Have a branch in place for a while, and its attributes as they are then in ``branch`` afterwards."""

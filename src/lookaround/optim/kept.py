@@ -1,6 +1,7 @@
 """Sets of values kept beside live tensors: φ, the weights of branches that wait, training weights while an average is shown."""
 
 from collections.abc import Hashable, Mapping, Sequence
+from functools import cache
 from operator import is_
 from typing import Any
 
@@ -12,6 +13,7 @@ from lookaround.packed import Layout, Packed, exchange, exchange_small, put, tak
 SLOW, TRAINING = "slow", "training"
 
 
+@cache
 def waiting(branch: int) -> str:
     """The name of the set that a waiting branch has."""
     return f"branch {branch}"

@@ -29,7 +29,7 @@ class Overlapped(Rounds):
     def __post_init__(self) -> None:
         super().__post_init__()
         # Passes are counted as among other processes, whether there are some or not.
-        self._spread, self._alone = True, False
+        self._spread = True
 
     @property
     def is_common(self) -> bool:

@@ -27,7 +27,7 @@ class Rounds(Run):
         if self.fresh or branches.parameters.changed(groups):
             self.take_start()
             self.fresh = groups[0][self._start] > 0
-        if self._several:
+        if self._watched:
             branches.own_values.before_step(groups)
         if self.adaptive is not None:
             steps = self.place.step + self.place.taken + 1
@@ -36,13 +36,14 @@ class Rounds(Run):
     def after_step(self) -> None:
         """The branch in the model has stepped. Outside of a loop over branches every step is a turn."""
         branches = self.branches
-        if self._several:
+        if self._watched:
             branches.own_values.after_step(branches.optimizer.param_groups)
         if self.adaptive is not None:
             self._adapt(self.adaptive)
-        if self._alone and self.walk is None:
-            place = counted(self.place, branches.optimizer.param_groups[0][self._k])
+        if self.walk is None and not self._spread:
+            place = counted(self.place, branches.local, branches.optimizer.param_groups[0][self._k])
             if place is not None:
+                branches.load(place.branch)
                 self.place, self.noted = place, False
                 return
         if not self.place.round and self._has_created_state():
@@ -89,6 +90,8 @@ class Rounds(Run):
             return
         if self.created:
             self._forget()
+        # What writes into groups does so from the first steps on, so of some optimizers the first round tells.
+        self._watched = self._several and (self.branches.write_groups or not self.place.round)
         if self.place.at_start(self.branches.local):
             self._begin_round()
         elif self.branches.parameters.changed(self.branches.groups):

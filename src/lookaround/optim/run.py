@@ -99,9 +99,8 @@ class Run:
     def __post_init__(self) -> None:
         self._k, self._alpha, self._start = (f"{self.name}_{key}" for key in ("k", "alpha", "start"))
         self._counters = [f"{self.name}_{counter}" for counter in (*COUNTERS, *IN_BLOCK)]
-        self._several = len(self.branches.local) > 1
+        self._several = self._watched = len(self.branches.local) > 1
         self._spread = len(self.branches.local) < self.common.branches
-        self._alone = self.common.branches == 1
 
     @property
     def start(self) -> int:
