@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar, overload
 
-import torch
 from torch import nn
 from torch._compile import _disable_dynamo
+from torch.compiler import is_dynamo_compiling
 from torch.optim import Optimizer
 
 from lookaround.holders import hold
@@ -86,7 +86,7 @@ class Branched(Scheduled):
 
     def _step(self, closure: Closure | None = None, **options: Any) -> Any:
         run, inner = self._run, self.inner
-        compiling = torch.compiler.is_compiling()
+        compiling = is_dynamo_compiling()
         _unseen(run.before_step) if compiling else run.before_step()
         if options or closure is not None:
             loss = inner.step(**options) if closure is None else inner.step(closure, **options)

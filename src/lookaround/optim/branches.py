@@ -45,6 +45,7 @@ class Branches:
         inside = tuple(f"{getattr(o, 'name', '')}_" for o in optimizers[:-1])
         self.own_values = OwnValues(name, len(local), inside)
         self._inside = [(i, str(o.name)) for i, o in enumerate(optimizers) if hasattr(o, "_run")]  # type: ignore[attr-defined]
+        self._is_torchs = inner.is_torchs(self._optimizers)
         self._offload = offload
         self._buffers = Buffers(model)
         self.clear(local.start)
@@ -76,8 +77,7 @@ class Branches:
 
         Parameters that are not trained have no part in it, unless they had when they were frozen, or are among those ``known``.
         """
-        groups = self._optimizers[0].param_groups
-        if not self.parameters.same(groups):
+        if not self.parameters.same(self._optimizers[0].param_groups):
             params = self.params()
             if self.parameters.differ(params):
                 self._drop_entries_but(params)
@@ -113,19 +113,19 @@ class Branches:
     def fork(self) -> None:
         """Give each waiting branch what it does not have yet: everything at first, later what new parameters bring."""
         if len(self.local) == 1:
-            if not self.parameters.are(self.groups):
+            if not self.parameters.are(self._optimizers[0].param_groups):
                 self.follow()
             return
         self.follow()
-        missing = [b for b in self.others() if b not in self.idle]
-        if missing:
+        others = self.others()
+        if missing := [b for b in others if b not in self.idle]:
             self.own_values.fork(self.groups)
         for branch in missing:
             self.restart(branch)
         for kept in self.kept:
-            for branch in self.others():
-                if waiting(branch) not in kept:
-                    kept.keep(waiting(branch))
+            for name in map(waiting, others):
+                if name not in kept:
+                    kept.keep(name)
 
     def restart(self, branch: int) -> None:
         """Give a waiting branch a copy of the inner optimizer in place."""
@@ -147,11 +147,10 @@ class Branches:
             self.follow()
         theirs, ours = waiting(branch), waiting(current)
         for kept in self.kept:
-            if theirs in kept:
-                (kept.rename if same_weights else kept.exchange)(theirs, ours)
+            (kept.rename if same_weights else kept.exchange)(theirs, ours)
         held = self.idle.pop(branch, None)
         if held is not None:
-            groups = self.groups  # those inside write their counters into them, before they are put aside
+            groups = self._optimizers[0].param_groups  # those inside write their counters into them, before they are put aside
             inner.exchange(self._optimizers, held, self._seen)
             self.idle[current] = held
             if self.own_values.any:
@@ -191,7 +190,7 @@ class Branches:
     @property
     def write_groups(self) -> bool:
         """Whether inner steps may write into the parameter groups, what is each branch's own then."""
-        return self.own_values.any or inner.may_write_groups(self._optimizers)
+        return not self._is_torchs or self.own_values.any or inner.is_hooked(self.optimizer)
 
     @property
     def hold_rounds(self) -> bool:

@@ -46,6 +46,10 @@ class Place(NamedTuple):
         round_, step, branch, taken, most, skipped = self
         return _new(Place, (round_, step, branch, taken + 1, most if most > taken else taken + 1, skipped))
 
+    def made(self, most: int) -> "Place":
+        """After a turn over several minibatches, with so many of which some branch has stepped."""
+        return _new(Place, (self.round, self.step, self.branch, self.taken, most, self.skipped))
+
 
 def counted(place: Place, branches: range, k: int) -> Place | None:
     """After a turn of one step; None where there may be more to do than to count and change branches: in the first round, at an end.

@@ -39,7 +39,7 @@ def check_count(what: str, value: Any, *, least: int = 1) -> int:
 
 def check_alpha(value: Any, what: str = "alpha") -> float:
     """A weight in [0, 1]."""
-    if type(value) is float and 0 <= value <= 1:  # the common case, asked at every average
+    if type(value) is float and 0.0 <= value <= 1.0:  # the common case, asked at every average
         return value
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{what} has to be a number between 0 and 1, got {value!r}")

@@ -49,7 +49,12 @@ class Common:
         self.outer = outer
         self.own: dict[str, dict[Tensor, Any]] = {}
         # All branches are here, and nothing but weights: nobody to ask, nothing to settle beside them.
-        bare = isinstance(rows, Alone) and inner_state == "maintain" and branches.model is None
+        bare = (
+            isinstance(rows, Alone)
+            and inner_state == "maintain"
+            and branches.model is None
+            and not branches.hold_rounds
+        )
         self._bare, self._careful = bare and (careful or rows.branches == 1), careful
 
     @property
@@ -72,11 +77,7 @@ class Common:
 
         ``skipped`` has a bit for each that nobody here has made.
         """
-        if (
-            self._bare
-            and not (skipped or self._branches.hold_rounds)
-            and self._moving.at_once(alphas, careful=self._careful)
-        ):
+        if self._bare and not skipped and self._moving.at_once(alphas, careful=self._careful):
             return 0
         with self._rows.meeting(f"the average of round {round_number}"):
             part, missed = self._taking_part.at_average(round_number, skipped, k)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lookaround.optim.average import Means, mean_of, towards
-from lookaround.packed import Block, Layout, Packed, is_finite
+from lookaround.packed import Layout, Packed, is_finite
 
 
 def packed_means(
@@ -57,36 +57,36 @@ def settle_packed(
 
 
 def settle_small(
-    layout: Layout, sets: Sequence[Packed | None], alpha: float, slow: Packed | None, memory: Block, *, careful: bool
+    layout: Layout, sets: Sequence[Packed | None], alpha: float, slow: Packed | None, spare: Packed, *, careful: bool
 ) -> bool:
     """As `settle_packed` of all branches of a small model, in few calls. With ``careful`` nothing changes where their mean is not finite.
 
-    What is infinite or NaN in any of them is so in the mean (∞ - ∞ is NaN): one look at the mean, in ``memory``, instead of one at each.
+    What is infinite or NaN in any of them is so in the mean (∞ - ∞ is NaN): one look at the mean, in ``spare``, instead of one at each.
     """
-    _mean_of_small(layout, sets, memory[0])
-    if careful and not is_finite(memory[0]):
+    parts, mean, result = layout.blocks[0], spare.memory, spare
+    _mean_of_small(parts, sets, mean)
+    if careful and not is_finite(mean):
         return False
-    result = memory
     if slow is not None:  # as `towards` does it
-        result = slow.blocks[0]
-        result[0].add_(memory[0].sub_(result[0]), alpha=alpha)
+        result, phi = slow, slow.memory
+        phi.add_(mean.sub_(phi), alpha=alpha)
     for of in sets:
         if of is None:
-            torch._foreach_copy_(layout.blocks[0], result.pieces)
+            torch._foreach_copy_(parts, result.pieces)
         else:
-            of.blocks[0][0].copy_(result[0])
+            of.memory.copy_(result.memory)
     return True
 
 
-def _mean_of_small(layout: Layout, sets: Sequence[Packed | None], mean: Tensor) -> None:
+def _mean_of_small(parts: list[Tensor], sets: Sequence[Packed | None], mean: Tensor) -> None:
     """As `mean_of`."""
-    first, *others = sets
-    if first is None:
-        torch.cat(layout.blocks[0], out=mean)
-    else:
-        mean.copy_(first.blocks[0][0])
-    for j, of in enumerate(others, start=2):
-        mean.lerp_(layout.gather(0) if of is None else of.blocks[0][0], 1 / j)
+    if len(sets) == 1:
+        torch.cat(parts, out=mean)
+        return
+    first, second, *others = [torch.cat(parts) if of is None else of.memory for of in sets]
+    torch.lerp(first, second, 1 / 2, out=mean)
+    for j, other in enumerate(others, start=3):
+        mean.lerp_(other, 1 / j)
 
 
 def _mean_of_block(

@@ -38,7 +38,8 @@ def _own(held: Attributes) -> Attributes:
     return {key: value for key, value in held.items() if key not in _COMMON}
 
 
-Keys = tuple[tuple[str, ...], tuple[str, ...]]
+# The names of an optimizer's attributes, None, and those of the ones that were put in place with a branch.
+Keys = tuple[str | None, ...]
 
 
 def exchange(optimizers: Sequence[Optimizer], branch: list[Attributes], seen: dict[int, Keys]) -> None:
@@ -50,13 +51,14 @@ def exchange(optimizers: Sequence[Optimizer], branch: list[Attributes], seen: di
         seen: the names of the attributes at the last exchange, by the optimizer's place: where they are the same, nothing is looked for.
     """
     for i, theirs in enumerate(branch):
-        held, keys = optimizers[i].__dict__, tuple(theirs)
-        if seen.get(i) == (tuple(held), keys):
+        held = optimizers[i].__dict__
+        if seen.get(i) == (*held, None, *theirs):
             for key, value in theirs.items():
                 theirs[key], held[key] = held[key], value
         else:
+            names = tuple(theirs)
             _exchange_all(held, theirs)
-            seen[i] = tuple(held), keys
+            seen[i] = (*held, None, *names)  # as they will be again, where what comes next has the attributes of what came now
 
 
 def _exchange_all(held: Attributes, theirs: Attributes) -> None:
@@ -68,11 +70,15 @@ def _exchange_all(held: Attributes, theirs: Attributes) -> None:
     theirs.update(mine)
 
 
-def may_write_groups(optimizers: Sequence[Optimizer]) -> bool:
-    """Whether steps may write into parameter groups. Those of torch's own optimizers never do, unless something is hooked into them."""
-    held = vars(optimizers[-1])
-    torchs = len(optimizers) == 1 and type(optimizers[0]).__module__.startswith("torch.optim.")
-    return not torchs or "step" in held or any(map(held.get, HOOKS[:2]))
+def is_torchs(optimizers: Sequence[Optimizer]) -> bool:
+    """Whether this is one of torch's own optimizers, and nothing around it: its step does not write into parameter groups."""
+    return len(optimizers) == 1 and type(optimizers[0]).__module__.startswith("torch.optim.")
+
+
+def is_hooked(optimizer: Optimizer) -> bool:
+    """Whether other people's code runs in its step."""
+    held = optimizer.__dict__
+    return bool(held["_optimizer_step_pre_hooks"] or held["_optimizer_step_post_hooks"] or "step" in held)
 
 
 @contextmanager

@@ -24,6 +24,9 @@ class Kept:
 
     Args:
         offload: keep the sets of waiting branches in pinned host memory where the live tensors are on an accelerator.
+
+    Attributes:
+        is_small: whether every set is one small block beside the live tensors, of their dtype.
     """
 
     def __init__(self, offload: bool = False) -> None:
@@ -34,6 +37,7 @@ class Kept:
         self._layout: Layout | None = Layout([])
         self._sets: dict[str, Sequence[Tensor]] = {}
         self._spare: Packed | None = None
+        self.is_small = False
 
     def __contains__(self, name: str) -> bool:
         return name in self._sets
@@ -60,6 +64,7 @@ class Kept:
             return
         known = {name: dict(zip(self._keys, values, strict=True)) for name, values in self._sets.items()}
         self._keys, self._live, self._layout, self._spare = list(keys), list(live), Layout(live), None
+        self.is_small = self._layout.is_small and not self._offload
         self._places = {key: i for i, key in enumerate(keys)}
         for name, before in known.items():
             self._sets[name] = self._filled(name, before)
@@ -117,11 +122,6 @@ class Kept:
         return self._layout
 
     @property
-    def is_small(self) -> bool:
-        """Whether every set is one small block beside the live tensors, of their dtype."""
-        return self.layout.is_small and not self._offload
-
-    @property
     def spare(self) -> Packed:
         """Of a small model: memory of a further set, which the next exchange or average may use."""
         if self._spare is None:
@@ -129,19 +129,23 @@ class Kept:
         return self._spare
 
     def exchange(self, name: str, becomes: str) -> None:
-        """Exchange the live values with a set, which is then that of what was live."""
-        other = self.packed(name)
+        """Exchange the live values with a set, if there is one, which is then that of what was live. Quick, for every turn."""
+        ours = other = self._sets.get(name)
+        if other is None:
+            return
+        assert self._layout is not None and isinstance(other, Packed)
         if self.is_small:
-            ours, self._spare = self.spare, other
-            exchange_small(self.layout, other, ours)
+            ours, self._spare = self._spare or Packed(self._layout), other
+            exchange_small(self._layout, other, ours)
         else:
-            exchange(self.layout, ours := other)
+            exchange(self._layout, other)
         del self._sets[name]
         self._sets[becomes] = ours
 
     def rename(self, name: str, becomes: str) -> None:
-        """Call a set by another name."""
-        self._sets[becomes] = self._sets.pop(name)
+        """Call a set, if there is one, by another name."""
+        if name in self._sets:
+            self._sets[becomes] = self._sets.pop(name)
 
     def restore(self, name: str) -> None:
         """Write a set into the live tensors."""

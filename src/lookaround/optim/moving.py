@@ -45,8 +45,7 @@ class Moving:
         slow = weights.packed(SLOW) if SLOW in weights else None
         if slow is None and not careful:
             return True
-        memory = weights.spare.blocks[0]
-        return settle_small(weights.layout, self._sets(weights), alphas[0], slow, memory, careful=careful)
+        return settle_small(weights.layout, self._sets(weights), alphas[0], slow, weights.spare, careful=careful)
 
     def move(self, alphas: Sequence[float], part: list[bool], lost: ByParam | None, only: int | None = None) -> None:
         """Weights and statistics go to the average of those who take part; in the model alone, and φ stays, where ``only`` says its place.

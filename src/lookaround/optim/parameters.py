@@ -11,6 +11,7 @@ from lookaround.packed import addresses
 from lookaround.tensors import ORDINARY
 
 _IS_TRAINED = attrgetter("requires_grad")
+_ADDRESS = Tensor.data_ptr
 
 
 class Parameters:
@@ -36,7 +37,7 @@ class Parameters:
         if self._addresses is None or (self._frozen and self._is_any_trained()):
             return False
         params = groups[0]["params"] if len(groups) == 1 else chain.from_iterable([g["params"] for g in groups])
-        return [*map(Tensor.data_ptr, params)] == self._addresses
+        return [*map(_ADDRESS, params)] == self._addresses
 
     def are(self, groups: Sequence[dict[str, Any]]) -> bool:
         """Whether they are those of before, wherever their memory is. Quick: for every round."""

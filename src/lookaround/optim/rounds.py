@@ -58,7 +58,7 @@ class Rounds(Run):
     def turn_ends(self) -> None:
         """Move on to the next branch; after the last, count the pass if any branch stepped in it, and end the round after k."""
         branches = self.branches
-        group, local = branches.groups[0], branches.local
+        group, local = branches.optimizer.param_groups[0], branches.local
         start = group[self._start]
         if self._spread and self.place.branch + 1 == local.stop:
             self._pass_ends_among_others()
@@ -86,16 +86,18 @@ class Rounds(Run):
 
         The first round starts from the weights at its first step, not from those at construction.
         """
-        if self.start:
+        if self.branches.optimizer.param_groups[0][self._start]:
             return
         if self.created:
             self._forget()
+        branches, place = self.branches, self.place
         # What writes into groups does so from the first steps on, so of some optimizers the first round tells.
-        self._watched = self._several and (self.branches.write_groups or not self.place.round)
-        if self.place.at_start(self.branches.local):
+        self._watched = self._several and (not place.round or branches.write_groups)
+        if place.at_start(branches.local):
             self._begin_round()
-        elif self.branches.parameters.changed(self.branches.groups):
-            self.branches.fork()
+        elif branches.parameters.changed(branches.groups):
+            branches.fork()
+        self.fresh = not place.round or branches.model is not None  # where a forward pass may bring more to start from
 
     def _begin_round(self) -> None:
         branches = self.branches
@@ -104,7 +106,8 @@ class Rounds(Run):
         if self.adaptive is not None:  # it reads φ during the round
             branches.follow()
         if not self._needs_slow():
-            self.common.drop_slow()
+            if SLOW in branches.weights or self.common.own:
+                self.common.drop_slow()
         elif SLOW not in branches.weights:
             self._keep_slow()
         branches.fork()
@@ -115,18 +118,20 @@ class Rounds(Run):
 
     def _needs_slow(self) -> bool:
         """Whether the average that ends a round beginning now asks for φ."""
-        for group in self.branches.groups:
+        if self._keeps_slow:
+            return True
+        for group in self.branches.optimizer.param_groups:
             if group[self._alpha] < 1:
                 return True
-        return self.common.outer is not None or self.common.displaced or self.adaptive is not None
+        return False
 
     def end_round(self, skipped: int = 0) -> int:
         """The average step, and a new round; or how many of the round's steps are still to be made, as no process has made them.
 
         ``skipped`` has a bit for each that nobody here has made.
         """
-        branches, local = self.branches, self.branches.local
-        groups = branches.groups
+        branches = self.branches
+        local, groups = branches.local, branches.optimizer.param_groups
         if groups[0][self._start]:
             self.set("start", 0)
             self.go_to(Place(self.place.round, branch=local.start))
@@ -182,15 +187,15 @@ class Rounds(Run):
 
     def end_block(self) -> None:
         """The minibatches taken together are done with: the settings that hold are those after the last one."""
-        groups = self.branches.groups
+        groups = self.branches.optimizer.param_groups
         self.replay.put(groups, "next")
         self.replay.forget(groups)
         self.at, self.done, self.made, self.noted = None, 0, 0, False
 
     def block_size(self) -> int:
         """Minibatches that one branch may take before the next: those left of the round, if more than one branch is apart."""
-        k: int = self.branches.groups[0][self._k]
-        return max(1, k - self.place.step) if self._several and not self.start else 1
+        group = self.branches.optimizer.param_groups[0]
+        return max(1, group[self._k] - self.place.step) if self._several and not group[self._start] else 1
 
     def _adapt(self, adaptive: Adaptive) -> None:
         """Choose α where a round ends with this step."""

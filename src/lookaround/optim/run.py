@@ -100,17 +100,20 @@ class Run:
         self._k, self._alpha, self._start = (f"{self.name}_{key}" for key in ("k", "alpha", "start"))
         self._counters = [f"{self.name}_{counter}" for counter in (*COUNTERS, *IN_BLOCK)]
         self._several = self._watched = len(self.branches.local) > 1
+        # Where something but α asks for φ.
+        self._keeps_slow = self.common.outer is not None or self.common.displaced or self.adaptive is not None
         self._spread = len(self.branches.local) < self.common.branches
 
     @property
     def start(self) -> int:
         """Passes still before the first round."""
-        start: int = self.branches.groups[0][self._start]
+        start: int = self.branches.optimizer.param_groups[0][self._start]
         return start
 
     def alphas(self) -> list[float]:
         """α of every group."""
-        return [check_alpha(group[self._alpha]) for group in self.branches.groups]
+        key = self._alpha
+        return [check_alpha(group[key]) for group in self.branches.optimizer.param_groups]
 
     def set(self, setting: str, value: Any) -> None:
         """Set something in every group."""
