@@ -57,14 +57,21 @@ def settle_packed(
 
 
 def settle_small(
-    layout: Layout, sets: Sequence[Packed | None], alpha: float, slow: Packed | None, spare: Packed, *, careful: bool
+    layout: Layout,
+    sets: Sequence[Packed | None],
+    alpha: float,
+    slow: Packed | None,
+    spare: Packed,
+    scratch: Tensor,
+    *,
+    careful: bool,
 ) -> bool:
     """As `settle_packed` of all branches of a small model, in few calls. With ``careful`` nothing changes where their mean is not finite.
 
     What is infinite or NaN in any of them is so in the mean (∞ - ∞ is NaN): one look at the mean, in ``spare``, instead of one at each.
     """
     parts, mean, result = layout.blocks[0], spare.memory, spare
-    _mean_of_small(parts, sets, mean)
+    _mean_of_small(parts, sets, mean, scratch)
     if careful and not is_finite(mean):
         return False
     if slow is not None:  # as `towards` does it
@@ -78,12 +85,12 @@ def settle_small(
     return True
 
 
-def _mean_of_small(parts: list[Tensor], sets: Sequence[Packed | None], mean: Tensor) -> None:
-    """As `mean_of`."""
+def _mean_of_small(parts: list[Tensor], sets: Sequence[Packed | None], mean: Tensor, scratch: Tensor) -> None:
+    """As `mean_of`. In memory that is there: to gather many tensors into new memory takes twice as long."""
     if len(sets) == 1:
         torch.cat(parts, out=mean)
         return
-    first, second, *others = [torch.cat(parts) if of is None else of.memory for of in sets]
+    first, second, *others = [torch.cat(parts, out=scratch) if of is None else of.memory for of in sets]
     torch.lerp(first, second, 1 / 2, out=mean)
     for j, other in enumerate(others, start=3):
         mean.lerp_(other, 1 / j)

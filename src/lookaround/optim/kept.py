@@ -37,6 +37,7 @@ class Kept:
         self._layout: Layout | None = Layout([])
         self._sets: dict[str, Sequence[Tensor]] = {}
         self._spare: Packed | None = None
+        self._scratch: Tensor | None = None
         self.is_small = False
 
     def __contains__(self, name: str) -> bool:
@@ -63,7 +64,8 @@ class Kept:
         if same and self._layout is not None and self._layout.is_of(live):
             return
         known = {name: dict(zip(self._keys, values, strict=True)) for name, values in self._sets.items()}
-        self._keys, self._live, self._layout, self._spare = list(keys), list(live), Layout(live), None
+        self._keys, self._live, self._layout = list(keys), list(live), Layout(live)
+        self._spare = self._scratch = None
         self.is_small = self._layout.is_small and not self._offload
         self._places = {key: i for i, key in enumerate(keys)}
         for name, before in known.items():
@@ -94,7 +96,7 @@ class Kept:
     def clear(self) -> None:
         """Forget all sets."""
         self._sets.clear()
-        self._spare = None
+        self._spare = self._scratch = None
 
     def packed(self, name: str) -> Packed:
         """A set, laid out as the live tensors are now."""
@@ -127,6 +129,13 @@ class Kept:
         if self._spare is None:
             self._spare = Packed(self.layout)
         return self._spare
+
+    @property
+    def scratch(self) -> Tensor:
+        """Of a small model: flat memory as large as a set, which nobody keeps anything in."""
+        if self._scratch is None:
+            self._scratch = torch.empty_like(self.spare.memory)
+        return self._scratch
 
     def exchange(self, name: str, becomes: str) -> None:
         """Exchange the live values with a set, if there is one, which is then that of what was live. Quick, for every turn."""
@@ -161,6 +170,7 @@ class Kept:
             **self.__dict__,
             "_layout": None,
             "_spare": None,
+            "_scratch": None,
             "_places": {},
             "_sets": {name: list(of) for name, of in self._sets.items()},
         }

@@ -45,7 +45,8 @@ class Moving:
         slow = weights.packed(SLOW) if SLOW in weights else None
         if slow is None and not careful:
             return True
-        return settle_small(weights.layout, self._sets(weights), alphas[0], slow, weights.spare, careful=careful)
+        spare, scratch = weights.spare, weights.scratch
+        return settle_small(weights.layout, self._sets(weights), alphas[0], slow, spare, scratch, careful=careful)
 
     def move(self, alphas: Sequence[float], part: list[bool], lost: ByParam | None, only: int | None = None) -> None:
         """Weights and statistics go to the average of those who take part; in the model alone, and φ stays, where ``only`` says its place.
