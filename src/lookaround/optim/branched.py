@@ -84,15 +84,24 @@ class Branched(Scheduled):
         )
         hold(self)
 
-    def _step(self, closure: Closure | None = None, **options: Any) -> Any:
-        run, inner = self._run, self.inner
-        compiling = is_dynamo_compiling()
-        _unseen(run.before_step) if compiling else run.before_step()
-        if options or closure is not None:
-            loss = inner.step(**options) if closure is None else inner.step(closure, **options)
-        else:
-            loss = inner.step()
-        _unseen(run.after_step) if compiling else run.after_step()
+    def _step(self, closure: Closure | None, options: Group) -> Any:
+        if is_dynamo_compiling():
+            return self._traced_step(closure, options)
+        run = self._run
+        run.before_step()
+        loss = run.branches.optimizer.step() if closure is None and not options else self._inner_step(closure, options)
+        run.after_step()
+        return loss
+
+    def _inner_step(self, closure: Closure | None, options: Group) -> Any:
+        return self.inner.step(**options) if closure is None else self.inner.step(closure, **options)
+
+    def _traced_step(self, closure: Closure | None, options: Group) -> Any:
+        """A step of which the compiler sees the inner optimizer's alone."""
+        run = self._run
+        _unseen(run.before_step)
+        loss = self._inner_step(closure, options)
+        _unseen(run.after_step)
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:

@@ -43,7 +43,8 @@ class Rounds(Run):
         if self.walk is None and not self._spread:
             place = counted(self.place, branches.local, branches.optimizer.param_groups[0][self._k])
             if place is not None:
-                branches.load(place.branch)
+                if self._several:
+                    branches.load(place.branch)
                 self.place, self.noted = place, False
                 return
         if not self.place.round and self._has_created_state():

@@ -56,7 +56,7 @@ class SAM(Wrapper):
     def __init__(self, inner: Optimizer, rho: float = 0.05, adaptive: bool = False) -> None:
         super().__init__(inner, {"rho": check_rho(rho), "adaptive": bool(adaptive)})
 
-    def _step(self, closure: Closure | None = None, **options: Any) -> Any:
+    def _step(self, closure: Closure | None, options: dict[str, Any]) -> Any:
         if closure is None and moves_nothing(self.param_groups):
             return self.inner.step(**options)
         if closure is None:

@@ -128,11 +128,11 @@ class Wrapper(Optimizer):
             What the inner optimizer returns: the closure's loss, or None without one.
         """
         if not (self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks):
-            return self._step(closure, **options) if options else self._step(closure)
+            return self._step(closure, options)
         args, kwargs = (self,) if closure is None else (self, closure), options
         for before in self._optimizer_step_pre_hooks.values():
             args, kwargs = before(self, args, kwargs) or (args, kwargs)
-        loss = self._step(*args[1:], **kwargs)
+        loss = self._step(*_taken_apart(*args[1:], **kwargs))
         for after in self._optimizer_step_post_hooks.values():
             after(self, args, kwargs)
         return loss
@@ -140,7 +140,7 @@ class Wrapper(Optimizer):
     # torch decorates `step` to run the hooks registered for every optimizer. Those run once, in the step of the innermost optimizer.
     step.hooked = True  # type: ignore[attr-defined]
 
-    def _step(self, closure: Closure | None = None, **options: Any) -> Any:
+    def _step(self, closure: Closure | None, options: Group) -> Any:
         raise TypeError(f"{type(self).__name__} defines no step of its own")
 
     def state_dict(self) -> dict[str, Any]:
@@ -236,6 +236,11 @@ class Wrapper(Optimizer):
     def params(self) -> list[Tensor]:
         """All parameters, in the order of the groups."""
         return [param for group in self.param_groups for param in group["params"]]
+
+
+def _taken_apart(closure: Closure | None = None, **options: Any) -> tuple[Closure | None, Group]:
+    """The arguments of a step, which hooks may have changed."""
+    return closure, options
 
 
 def chain(optimizer: Optimizer) -> list[Optimizer]:
