@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lookaround.distributed.rows import words
-from lookaround.optim.cadence import Move, Place, among_others, made_up, round_ends, turn_ends
+from lookaround.optim.cadence import Place
 from reference.processes import fork_on_each
 
 
@@ -25,10 +25,12 @@ class Alone:
 
     def take(self, stepped: list[bool]) -> None:
         for each in stepped:
-            place = self.place.stepped() if each else self.place
-            move, self.place = turn_ends(place, self.branches, self.k)
-        if move is Move.AVERAGE:
-            self.place = round_ends(self.place, self.branches)
+            if each:
+                self.place.stepped()
+            if self.place.following(self.branches, self.k) is None:
+                self.place.round_ends(self.branches)
+            else:
+                self.place.turn_ends(self.branches)
 
 
 class Rows:
@@ -38,17 +40,21 @@ class Rows:
         self.k, self.places = k, [Place(branch=row) for row in range(rows)]
 
     def take(self, stepped: list[bool]) -> None:
-        ends = [self.turn(row, each) for row, each in enumerate(stepped)]
-        assert len({move for move, _ in ends}) == 1  # all come to the average, or none
-        self.places = [place for _, place in ends]
-        if ends[0][0] is Move.AVERAGE:
-            missed = self.by_all
-            for row, place in enumerate(self.places):
-                self.places[row] = made_up(place, missed) if missed else round_ends(place, range(row, row + 1))
+        over = {self.turn(row, each) for row, each in enumerate(stepped)}
+        assert len(over) == 1  # all come to the average, or none
+        missed = self.by_all if over == {True} else 0
+        for row, place in enumerate(self.places):
+            if over == {True} and not missed:
+                place.round_ends(range(row, row + 1))
+            else:
+                place.turn_ends(range(row, row + 1), missed)
 
-    def turn(self, row: int, stepped: bool) -> tuple[Move, Place]:
-        place = self.places[row].stepped() if stepped else self.places[row]
-        return turn_ends(among_others(place, int(stepped), 1), range(row, row + 1), self.k)
+    def turn(self, row: int, stepped: bool) -> bool:
+        place = self.places[row]
+        if stepped:
+            place.stepped()
+        place.pass_ends_among_others(int(stepped), 1)
+        return place.following(range(row, row + 1), self.k) is None
 
     @property
     def by_all(self) -> int:
@@ -65,7 +71,7 @@ def test_rounds_of_rows_end_where_those_of_one_process_end(k, passes):
     for stepped in passes:
         alone.take(stepped)
         apart.take(stepped)
-        assert {(place.round, place.step - apart.by_all) for place in apart.places} == {alone.place[:2]}
+        assert {(place.round, place.step - apart.by_all) for place in apart.places} == {(alone.place.round, alone.place.step)}
 
 
 @given(st.integers(0, 2**200 - 1), st.integers(0, 62))

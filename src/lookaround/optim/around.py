@@ -75,7 +75,7 @@ def _turns_of(rounds: Rounds, batches: Iterable[Batch]) -> Iterator[tuple[Batch,
         for branch in range(rounds.place.branch, rounds.branches.local.stop):
             rounds.block = len(block)
             yield from _turn_over(rounds, block, branch)
-            rounds.go_to(rounds.place.made(rounds.made.bit_count()))
+            rounds.place.most = rounds.made.bit_count()
             rounds.turn_ends()
         rounds.block = 0
         rounds.batches += len(block)

@@ -4,22 +4,15 @@ The papers' loops are nested: for each round, for k steps, for d branches. A tra
 nest is kept, and moved on from each step to what comes next.
 """
 
-from enum import Enum, auto
-from typing import NamedTuple
-
-# A named tuple without the checks of its arguments: one is made at every step.
-_new = tuple.__new__
+from dataclasses import dataclass
 
 
-class Move(Enum):
-    """What comes after a branch's turn."""
-
-    NEXT_BRANCH = auto()
-    AVERAGE = auto()
-
-
-class Place(NamedTuple):
+@dataclass(slots=True)
+class Place:
     """A place in the nest.
+
+    What comes after a turn is asked with `following`, and gone to with `turn_ends` or `round_ends` once it is there: whatever is raised in
+    between, the place is still the one before.
 
     Attributes:
         round: rounds ended so far.
@@ -28,6 +21,12 @@ class Place(NamedTuple):
         taken: steps of this branch in its turn.
         most: steps of the branch with most of them in this pass, for steps may be skipped.
         skipped: where other processes hold branches too, a bit for each step of this round that nobody here has made.
+
+    >>> place, two = Place(), range(2)
+    >>> place.stepped(); place.following(two, k=1)
+    1
+    >>> place.turn_ends(two); place.stepped(); place.following(two, k=1) is None
+    True
     """
 
     round: int = 0
@@ -37,77 +36,64 @@ class Place(NamedTuple):
     most: int = 0
     skipped: int = 0
 
+    def counters(self) -> tuple[int, ...]:
+        """All of it, to be written down: `Place(*counters)` is the same place."""
+        return self.round, self.step, self.branch, self.taken, self.most, self.skipped
+
     def at_start(self, branches: range) -> bool:
         """Whether nothing has been done in this round."""
         return not (self.step or self.taken or self.most) and self.branch == branches.start
 
-    def stepped(self) -> "Place":
-        """After one more step of the branch in its turn."""
-        round_, step, branch, taken, most, skipped = self
-        return _new(Place, (round_, step, branch, taken + 1, most if most > taken else taken + 1, skipped))
+    def stepped(self) -> None:
+        """One more step of the branch in its turn."""
+        self.taken = taken = self.taken + 1
+        if self.most < taken:
+            self.most = taken
 
-    def made(self, most: int) -> "Place":
-        """After a turn over several minibatches, with so many of which some branch has stepped."""
-        return _new(Place, (self.round, self.step, self.branch, self.taken, most, self.skipped))
+    def following(self, branches: range, k: int) -> int | None:
+        """Whose turn is next, in this pass or the next one; None where the round is over.
 
+        A pass is over after the last branch, and counts as many steps as the branch with most has made in it: none, where all were
+        skipped. A round is over when it has k of them.
+        """
+        if self.branch + 1 < branches.stop:
+            return self.branch + 1
+        return branches.start if self.step + self.most < k else None
 
-def counted(place: Place, branches: range, k: int) -> Place | None:
-    """After a turn of one step; None where there may be more to do than to count and change branches: in the first round, at an end.
+    def turn_ends(self, branches: range, missed: int = 0) -> None:
+        """It is the next branch's turn.
 
-    >>> counted(Place(round=1, step=3), range(1), k=5), counted(Place(round=1, step=4), range(1), k=5)
-    (Place(round=1, step=4, branch=0, taken=0, most=0, skipped=0), None)
-    """
-    round_, step, branch, _, most, skipped = place
-    if not round_:
-        return None
-    if branch + 1 < branches.stop:
-        return _new(Place, (round_, step, branch + 1, 0, most or 1, skipped))
-    step += most or 1
-    return _new(Place, (round_, step, branches.start, 0, 0, skipped)) if step < k else None
+        Args:
+            branches: here.
+            missed: at the end of a round, of its k steps those that nobody has made anywhere: so many are still to be made.
+        """
+        self.taken = 0
+        if self.branch + 1 < branches.stop:
+            self.branch += 1
+            return
+        self.branch, self.step, self.most = branches.start, self.step + self.most - missed, 0
+        if missed:
+            self.skipped = 0
 
+    def round_ends(self, branches: range, rounds: int = 1) -> None:
+        """It is the first branch's turn in a new round; ``rounds`` says whether the old one counts."""
+        self.round += rounds
+        self.branch, self.step, self.taken, self.most, self.skipped = branches.start, 0, 0, 0, 0
 
-def turn_ends(place: Place, branches: range, k: int) -> tuple[Move, Place]:
-    """What comes after a branch's turn, and where that is: the next branch, in this pass or the next one, or the average.
+    def pass_ends_among_others(self, made: int, minibatches: int) -> None:
+        """The end of a pass, or of several minibatches taken together, where other processes hold branches too.
 
-    A pass is over after the last branch, and counts as many steps as the branch with most has made in it: none, where all were
-    skipped. A round is over when it has k of them.
+        A step that nobody here has made (a gradient that was not finite, and a scaler that skipped it) may have been made elsewhere. So it
+        counts, as the turn it was, and all processes come to the average after as many minibatches. What none of them has made is found
+        out there, and made up for: `turn_ends` with ``missed``.
 
-    >>> turn_ends(Place(branch=0, taken=1, most=1), range(2), k=1)[0]
-    <Move.NEXT_BRANCH: 1>
-    >>> turn_ends(Place(branch=1, taken=1, most=1), range(2), k=1)[0]
-    <Move.AVERAGE: 2>
-    """
-    round_, step, branch, _, most, skipped = place
-    if branch + 1 < branches.stop:
-        return Move.NEXT_BRANCH, _new(Place, (round_, step, branch + 1, 0, most, skipped))
-    after = _new(Place, (round_, step + most, branches.start, 0, 0, skipped))
-    return (Move.AVERAGE if step + most >= k else Move.NEXT_BRANCH), after
+        Args:
+            made: a bit for each minibatch that someone here has stepped with.
+            minibatches: how many.
 
-
-def among_others(place: Place, made: int, minibatches: int) -> Place:
-    """The place at the end of a pass, or of several minibatches taken together, where other processes hold branches too.
-
-    A step that nobody here has made (a gradient that was not finite, and a scaler that skipped it) may have been made elsewhere. So it
-    counts, as the turn it was, and all processes come to the average after as many minibatches. What none of them has made is
-    found out there, and made up for: `made_up`.
-
-    Args:
-        place: at the end of the last turn.
-        made: a bit for each minibatch that someone here has stepped with.
-        minibatches: how many.
-
-    >>> among_others(Place(step=3), made=0b01, minibatches=2).skipped == 0b10 << 3
-    True
-    """
-    idle = ~made & (1 << minibatches) - 1
-    return place._replace(most=minibatches, skipped=place.skipped | idle << place.step)
-
-
-def made_up(place: Place, missed: int) -> Place:
-    """Where a round is after k steps of which some were made by nobody: so many of them are still to be made."""
-    return place._replace(step=place.step - missed, skipped=0)
-
-
-def round_ends(place: Place, branches: range) -> Place:
-    """The start of the next round."""
-    return _new(Place, (place.round + 1, 0, branches.start, 0, 0, 0))
+        >>> place = Place(step=3)
+        >>> place.pass_ends_among_others(made=0b01, minibatches=2); place.skipped == 0b10 << 3
+        True
+        """
+        self.most = minibatches
+        self.skipped |= (~made & (1 << minibatches) - 1) << self.step

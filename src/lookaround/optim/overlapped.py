@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-from lookaround.optim.cadence import round_ends
 from lookaround.optim.checks import check_count
 from lookaround.optim.kept import SLOW
 from lookaround.optim.overlap import Overlap
@@ -41,7 +40,7 @@ class Overlapped(Rounds):
     def _pass_ends_among_others(self) -> None:
         passes = self.block or max(1, self.place.most)
         super()._pass_ends_among_others()
-        self.go_to(self.place._replace(skipped=0))
+        self.place.skipped = 0
         if self.until > passes:
             self.until -= passes
         elif self.until:
@@ -58,7 +57,7 @@ class Overlapped(Rounds):
         self.flight.send(self.place.round)
         self.until = self.overlap
         branches.load(branches.local.start)
-        self._new_round(round_ends(self.place, branches.local))
+        self._new_round()
         return 0
 
     def _land(self) -> None:

@@ -13,7 +13,6 @@ from typing import Any, Literal, Protocol
 from lookaround.errors import NotCommittedError
 from lookaround.optim.average import Rows
 from lookaround.optim.before import Before
-from lookaround.optim.cadence import made_up, turn_ends
 from lookaround.optim.rounds import Rounds
 
 Kind = Literal["start", "average", "restart"]
@@ -94,7 +93,7 @@ class Replicated(Rounds):
         branches = self.branches
         branches.local = self.replicas.local
         branches.current = branches.local.start
-        self.go_to(self.place._replace(branch=branches.current))
+        self.place.branch, self.noted = branches.current, False
 
     def _come_together(self) -> int:
         self.branches.follow()
@@ -114,7 +113,7 @@ class Replicated(Rounds):
             return self._restarted()
         missed = super().end_round()
         if missed:
-            _, place = turn_ends(self.place, self.branches.local, self.branches.groups[0][self._k])
-            self.go_to(made_up(place, missed))
+            self.place.turn_ends(self.branches.local, missed)
+            self.noted = False
         self.end_block()
         return missed

@@ -5,7 +5,6 @@ instead, so what comes before and after a step is here, and the place in the nes
 """
 
 from lookaround.optim.adaptive import Adaptive
-from lookaround.optim.cadence import Move, Place, among_others, counted, made_up, round_ends, turn_ends
 from lookaround.optim.checks import check_count, moves_nothing
 from lookaround.optim.kept import SLOW
 from lookaround.optim.run import Run
@@ -35,21 +34,15 @@ class Rounds(Run):
 
     def after_step(self) -> None:
         """The branch in the model has stepped. Outside of a loop over branches every step is a turn."""
-        branches = self.branches
+        branches, place = self.branches, self.place
         if self._watched:
             branches.own_values.after_step(branches.optimizer.param_groups)
         if self.adaptive is not None:
             self._adapt(self.adaptive)
-        if self.walk is None and not self._spread:
-            place = counted(self.place, branches.local, branches.optimizer.param_groups[0][self._k])
-            if place is not None:
-                if self._several:
-                    branches.load(place.branch)
-                self.place, self.noted = place, False
-                return
-        if not self.place.round and self._has_created_state():
+        if not place.round and self._has_created_state():
             return
-        self.go_to(self.place.stepped())
+        place.stepped()
+        self.noted = False
         if self.walk is None:
             self.turn_ends()
         elif self.at is not None:
@@ -61,24 +54,27 @@ class Rounds(Run):
         branches = self.branches
         group, local = branches.optimizer.param_groups[0], branches.local
         start = group[self._start]
-        if self._spread and self.place.branch + 1 == local.stop:
+        place, missed = self.place, 0
+        if self._spread and place.branch + 1 == local.stop:
             self._pass_ends_among_others()
-        move, place = turn_ends(self.place, local, start or group[self._k])
-        if move is Move.AVERAGE:
+        following = place.following(local, start or group[self._k])
+        if following is None:
             missed = self.end_round(place.skipped)
             if not missed:
                 return
-            place = made_up(place, missed)
+            following = local.start
         if self._several and not start:  # until then all branches are the weights that are there
-            branches.load(place.branch)
-        self.place, self.noted = place, False
+            branches.load(following)
+        place.turn_ends(local, missed)
+        self.noted = False
 
     def _pass_ends_among_others(self) -> None:
         """Count what of this pass nobody here has made."""
         made, minibatches = (
             (self.made, self.block) if self.block else (int(self.place.most > 0), max(1, self.place.most))
         )
-        self.go_to(among_others(self.place, made, minibatches))
+        self.place.pass_ends_among_others(made, minibatches)
+        self.noted = False
 
     # -- a round ------------------------------------------------------------------------------------------------------------
 
@@ -135,7 +131,8 @@ class Rounds(Run):
         local, groups = branches.local, branches.optimizer.param_groups
         if groups[0][self._start]:
             self.set("start", 0)
-            self.go_to(Place(self.place.round, branch=local.start))
+            self.place.round_ends(local, 0)
+            self.noted = False
             return 0
         k = check_count("k", groups[0][self._k])
         alphas = self.alphas()
@@ -143,7 +140,7 @@ class Rounds(Run):
         missed = self.common.average(alphas, self.place.round, skipped, k)
         if not missed:
             branches.load(local.start, same_weights=True)
-            self._new_round(round_ends(self.place, local))
+            self._new_round()
         return missed
 
     def end_here(self) -> None:
@@ -178,13 +175,14 @@ class Rounds(Run):
         self.common.restart(self.alphas(), unfinished=unfinished)
         self.branches.load(local.start, same_weights=True)
         self.end_block()
-        self._new_round(Place(self.place.round + unfinished, branch=local.start))
+        self._new_round(int(unfinished))
 
-    def _new_round(self, place: Place) -> None:
-        self.go_to(place)
-        self.fresh = True
+    def _new_round(self, rounds: int = 1) -> None:
+        """It is the first branch's turn in a new round; ``rounds`` says whether the old one counts."""
+        self.place.round_ends(self.branches.local, rounds)
+        self.noted, self.fresh = False, True
         for setting, value in self.schedules.items():
-            self.set(setting, value(place.round))
+            self.set(setting, value(self.place.round))
 
     def end_block(self) -> None:
         """The minibatches taken together are done with: the settings that hold are those after the last one."""

@@ -21,8 +21,6 @@ IN_BLOCK = ("at", "made", "batches")
 # What a state dict says in the groups of an average that is under way.
 UNDER_WAY, LEFT_OUT = "under_way", "left_out"
 
-_START = Place()
-
 
 @dataclass
 class Run:
@@ -75,7 +73,7 @@ class Run:
     replay: Replay
     adaptive: Adaptive | None = None
     schedules: Mapping[str, Callable[[int], Any]] = field(default_factory=dict)
-    place: Place = _START
+    place: Place = field(default_factory=Place)
     walk: object | None = None
     left: bool = False
     resumed: bool = False
@@ -124,7 +122,7 @@ class Run:
         """Write the counters into the groups, where they have changed since."""
         if not self.noted:
             for group in self.branches.groups:
-                group.update(zip(self._counters, (*self.place, self.done, self.made, self.batches), strict=True))
+                group.update(zip(self._counters, (*self.place.counters(), self.done, self.made, self.batches), strict=True))
             self.noted = True
 
     def resume(self) -> None:
@@ -136,10 +134,6 @@ class Run:
         self.showing = None
         self.resumed, self.fresh, self.noted = self.place.taken > 0, True, True
         self.replay.look_again()
-
-    def go_to(self, place: Place) -> None:
-        """Be at another place in the nest."""
-        self.place, self.noted = place, False
 
     def wait(self) -> None:
         """Have everything that is under way come, for a state that holds all of it."""
