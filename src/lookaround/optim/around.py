@@ -87,8 +87,11 @@ def _turn_over(rounds: Rounds, block: list[Batch], branch: int) -> Iterator[tupl
     local, replay = rounds.branches.local, rounds.replay
     first, last = branch == local.start, branch + 1 == local.stop
     for at in range(rounds.done, len(block)):
-        groups, ends = rounds.branches.groups, at + 1 == len(block)
-        replay.record(groups, at) if first else replay.put(groups, at)
+        groups, ends = rounds.branches.optimizer.param_groups, at + 1 == len(block)
+        if first:
+            replay.record(groups, at)
+        elif not replay.idle:
+            replay.put(groups, at)
         before = None if rounds.place.taken else gradients.seen(groups)
         rounds.at, rounds.last = at, last and ends
         yield block[at], branch

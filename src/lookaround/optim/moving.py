@@ -40,13 +40,14 @@ class Moving:
         With ``careful`` it cannot where their mean is not finite: then some of them may have to be left out.
         """
         weights = self._branches.weights
-        if self._outer is not None or len(alphas) > 1 or not weights.live or not weights.is_small:
+        if self._outer is not None or len(alphas) > 1 or not weights.is_small:
             return False
         slow = weights.packed(SLOW) if SLOW in weights else None
         if slow is None and not careful:
             return True
+        sets = self._sets(weights) if self._rows.branches > 1 else [None]
         spare, scratch = weights.spare, weights.scratch
-        return settle_small(weights.layout, self._sets(weights), alphas[0], slow, spare, scratch, careful=careful)
+        return settle_small(weights.layout, sets, alphas[0], slow, spare, scratch, careful=careful)
 
     def move(self, alphas: Sequence[float], part: list[bool], lost: ByParam | None, only: int | None = None) -> None:
         """Weights and statistics go to the average of those who take part; in the model alone, and φ stays, where ``only`` says its place.

@@ -27,7 +27,9 @@ class Parameters:
         count = len(self._all)
         for group in groups:
             count -= len(group["params"])
-        return count != 0 or (bool(self._frozen) and self._is_any_trained())
+        if self._frozen:
+            return count != 0 or self._is_any_trained()
+        return count != 0
 
     def _is_any_trained(self) -> bool:
         return any(map(_IS_TRAINED, self._frozen))
@@ -45,8 +47,9 @@ class Parameters:
 
     def differ(self, params: list[Tensor]) -> bool:
         """Whether these are others, in another order, or some are trained that were not."""
-        same = len(params) == len(self._all) and all(map(is_, params, self._all))
-        return not same or self._is_any_trained()
+        if len(params) != len(self._all) or not all(map(is_, params, self._all)):
+            return True
+        return bool(self._frozen) and self._is_any_trained()
 
     def follow(self, params: list[Tensor], had: Iterable[Tensor]) -> list[Tensor]:
         """Take note of all there are now. Those that have a part in a round: trained, or among those that ``had`` one."""

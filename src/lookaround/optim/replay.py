@@ -24,13 +24,14 @@ class Replay:
 
     Attributes:
         holds: whether the groups hold noted settings, where any have been seen.
+        idle: whether groups have been seen, and hold none.
     """
 
     def __init__(self, prefix: str, common: Callable[[Group, str], bool]) -> None:
         self._prefix, self._common = prefix, common
         self._watch = Watch(common)
         self._seen: list[Group] = []
-        self.holds = False
+        self.holds = self.idle = False
 
     def record(self, groups: Sequence[Group], place: int) -> None:
         """Note the settings at a place of the first branch's turn. Quick where none has changed so far, as in what follows."""
@@ -48,6 +49,7 @@ class Replay:
     def _look(self, groups: Sequence[Group]) -> None:
         self._seen = [self._settings(group) for group in groups]
         self.holds = any(map(self._noted, groups))
+        self.idle = bool(groups) and not self.holds
         self._watch.look(groups)
 
     def end_of_first(self, groups: Sequence[Group], places: int) -> None:
@@ -59,7 +61,7 @@ class Replay:
 
     def put(self, groups: Sequence[Group], place: int | str) -> None:
         """Have the settings of a place in the groups; of ``"next"`` after the last branch's turn."""
-        if self._seen and not self.holds:
+        if self.idle:
             return
         for group in groups:
             for key in self._noted(group):
@@ -85,7 +87,7 @@ class Replay:
 
     def forget(self, groups: Sequence[Group]) -> None:
         """Begin a new round."""
-        if self._seen and not self.holds:
+        if self.idle:
             return
         self.look_again()
         for group in groups:
@@ -94,7 +96,7 @@ class Replay:
 
     def look_again(self) -> None:
         """Know nothing of the groups: others have been loaded."""
-        self._seen, self.holds = [], False
+        self._seen, self.holds, self.idle = [], False, False
         self._watch.forget()
 
     def _noted(self, group: Group) -> set[str]:
