@@ -58,7 +58,7 @@ def _turns(rounds: Rounds) -> Iterator[int]:
     rounds.take_start()
     local = rounds.branches.local
     for branch in range(rounds.place.branch, local.stop):
-        before, rounds.last = gradients.seen(rounds.branches.groups), branch + 1 == local.stop
+        before, rounds.last = gradients.seen(rounds.branches.optimizer.param_groups), branch + 1 == local.stop
         yield branch
         if not rounds.place.taken:
             _note_gradient(rounds, before)

@@ -151,7 +151,10 @@ class Branches:
         held = self.idle.pop(branch, None)
         if held is not None:
             groups = self._optimizers[0].param_groups  # those inside write their counters into them, before they are put aside
-            inner.exchange(self._optimizers, held, self._seen)
+            if self._is_torchs:
+                inner.exchange_torchs(self.optimizer, held)
+            else:
+                inner.exchange(self._optimizers, held, self._seen)
             self.idle[current] = held
             if self.own_values.any:
                 self.own_values.switch(groups, (branch - current) % len(self.local))

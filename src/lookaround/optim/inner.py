@@ -53,12 +53,21 @@ def exchange(optimizers: Sequence[Optimizer], branch: list[Attributes], seen: di
     for i, theirs in enumerate(branch):
         held = optimizers[i].__dict__
         if seen.get(i) == (*held, None, *theirs):
-            for key, value in theirs.items():
-                theirs[key], held[key] = held[key], value
+            _exchange_values(held, theirs)
         else:
             names = tuple(theirs)
             _exchange_all(held, theirs)
             seen[i] = (*held, None, *names)  # as they will be again, where what comes next has the attributes of what came now
+
+
+def exchange_torchs(optimizer: Optimizer, branch: list[Attributes]) -> None:
+    """The same for one of torch's own, which has its attributes from the beginning to the end: whatever else it is given is common to all."""
+    _exchange_values(optimizer.__dict__, branch[0])
+
+
+def _exchange_values(held: Attributes, theirs: Attributes) -> None:
+    for key, value in theirs.items():
+        theirs[key], held[key] = held[key], value
 
 
 def _exchange_all(held: Attributes, theirs: Attributes) -> None:
