@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar, overload
 
+import torch
 from torch import nn
 from torch._compile import _disable_dynamo
-from torch.compiler import is_dynamo_compiling
 from torch.optim import Optimizer
 
 from lookaround.holders import hold
@@ -85,23 +85,15 @@ class Branched(Scheduled):
         hold(self)
 
     def _step(self, closure: Closure | None, options: Group) -> Any:
-        if is_dynamo_compiling():
-            return self._traced_step(closure, options)
         run = self._run
-        run.before_step()
-        loss = run.branches.optimizer.step() if closure is None and not options else self._inner_step(closure, options)
-        run.after_step()
-        return loss
-
-    def _inner_step(self, closure: Closure | None, options: Group) -> Any:
-        return self.inner.step(**options) if closure is None else self.inner.step(closure, **options)
-
-    def _traced_step(self, closure: Closure | None, options: Group) -> Any:
-        """A step of which the compiler sees the inner optimizer's alone."""
-        run = self._run
-        _unseen(run.before_step)
-        loss = self._inner_step(closure, options)
-        _unseen(run.after_step)
+        compiling = torch.compiler.is_dynamo_compiling()  # by this name: the compiler does not know it by another one
+        _unseen(run.before_traced_step) if compiling else run.before_step()
+        inner = run.branches.optimizer
+        if options or closure is not None:
+            loss = inner.step(**options) if closure is None else inner.step(closure, **options)
+        else:
+            loss = inner.step()
+        _unseen(run.after_step) if compiling else run.after_step()
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:

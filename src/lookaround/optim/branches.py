@@ -35,6 +35,7 @@ class Branches:
         kept: all of them; without a model those of weights alone.
         idle: the inner optimizers of the branches that wait.
         parameters: those that were followed last.
+        is_torchs: whether inner steps are those of one of torch's own optimizers, which write neither into groups nor into attributes.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Branches:
         inside = tuple(f"{getattr(o, 'name', '')}_" for o in optimizers[:-1])
         self.own_values = OwnValues(name, len(local), inside)
         self._inside = [(i, str(o.name)) for i, o in enumerate(optimizers) if hasattr(o, "_run")]  # type: ignore[attr-defined]
-        self._is_torchs = inner.is_torchs(self._optimizers)
+        self.is_torchs = inner.is_torchs(self._optimizers)
         self._offload = offload
         self._buffers = Buffers(model)
         self.clear(local.start)
@@ -57,6 +58,7 @@ class Branches:
         self.kept = every if self.model is not None else every[:1]
         self.idle: dict[int, list[inner.Attributes]] = {}
         self.parameters = Parameters()
+        self._forked = False
         self._seen: dict[int, inner.Keys] = {}
 
     @property
@@ -117,13 +119,18 @@ class Branches:
                 self.follow()
             return
         self.follow()
-        others = self.others()
-        if missing := [b for b in others if b not in self.idle]:
+        if not self._forked:
+            self._fork_missing()
+            self._forked = True
+
+    def _fork_missing(self) -> None:
+        missing = [b for b in self.others() if b not in self.idle]
+        if missing:
             self.own_values.fork(self.groups)
         for branch in missing:
             self.restart(branch)
         for kept in self.kept:
-            for name in map(waiting, others):
+            for name in map(waiting, self.others()):
                 if name not in kept:
                     kept.keep(name)
 
@@ -151,7 +158,7 @@ class Branches:
         held = self.idle.pop(branch, None)
         if held is not None:
             groups = self._optimizers[0].param_groups  # those inside write their counters into them, before they are put aside
-            if self._is_torchs:
+            if self.is_torchs:
                 inner.exchange_torchs(self.optimizer, held)
             else:
                 inner.exchange(self._optimizers, held, self._seen)
@@ -193,7 +200,7 @@ class Branches:
     @property
     def write_groups(self) -> bool:
         """Whether inner steps may write into the parameter groups, what is each branch's own then."""
-        return not self._is_torchs or self.own_values.any or inner.is_hooked(self.optimizer)
+        return not self.is_torchs or self.own_values.any or inner.is_hooked(self.optimizer)
 
     @property
     def hold_rounds(self) -> bool:

@@ -32,6 +32,11 @@ class Rounds(Run):
             steps = self.place.step + self.place.taken + 1
             self.adaptive.before_step(branches.params(), last=steps >= groups[0][self._k])
 
+    def before_traced_step(self) -> None:
+        """The same where the compiler makes the inner step of it, which writes into groups and attributes as no step of torch's does."""
+        self.branches.is_torchs, self._watched = False, self._several
+        self.before_step()
+
     def after_step(self) -> None:
         """The branch in the model has stepped. Outside of a loop over branches every step is a turn."""
         branches, place = self.branches, self.place
