@@ -71,7 +71,9 @@ def test_rounds_of_rows_end_where_those_of_one_process_end(k, passes):
     for stepped in passes:
         alone.take(stepped)
         apart.take(stepped)
-        assert {(place.round, place.step - apart.by_all) for place in apart.places} == {(alone.place.round, alone.place.step)}
+        assert {(place.round, place.step - apart.by_all) for place in apart.places} == {
+            (alone.place.round, alone.place.step)
+        }
 
 
 @given(st.integers(0, 2**200 - 1), st.integers(0, 62))

@@ -157,7 +157,9 @@ class Branches:
             (kept.rename if same_weights else kept.exchange)(theirs, ours)
         held = self.idle.pop(branch, None)
         if held is not None:
-            groups = self._optimizers[0].param_groups  # those inside write their counters into them, before they are put aside
+            groups = self._optimizers[
+                0
+            ].param_groups  # those inside write their counters into them, before they are put aside
             if self.is_torchs:
                 inner.exchange_torchs(self.optimizer, held)
             else:

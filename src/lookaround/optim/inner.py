@@ -57,11 +57,15 @@ def exchange(optimizers: Sequence[Optimizer], branch: list[Attributes], seen: di
         else:
             names = tuple(theirs)
             _exchange_all(held, theirs)
-            seen[i] = (*held, None, *names)  # as they will be again, where what comes next has the attributes of what came now
+            seen[i] = (
+                *held,
+                None,
+                *names,
+            )  # as they will be again, where what comes next has the attributes of what came now
 
 
 def exchange_torchs(optimizer: Optimizer, branch: list[Attributes]) -> None:
-    """The same for one of torch's own, which has its attributes from the beginning to the end: whatever else it is given is common to all."""
+    """The same for one of torch's own, whose attributes are there from the beginning: whatever else it is given is common to all."""
     _exchange_values(optimizer.__dict__, branch[0])
 
 

@@ -140,9 +140,10 @@ class Kept:
     def exchange(self, name: str, becomes: str) -> None:
         """Exchange the live values with a set, if there is one, which is then that of what was live. Quick, for every turn."""
         ours = other = self._sets.get(name)
-        if other is None:
+        if ours is None:
             return
-        assert self._layout is not None and isinstance(other, Packed)
+        assert isinstance(other, Packed)
+        assert self._layout is not None
         if self.is_small:
             ours, self._spare = self._spare or Packed(self._layout), other
             exchange_small(self._layout, other, ours)

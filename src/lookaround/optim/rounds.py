@@ -120,12 +120,10 @@ class Rounds(Run):
 
     def _needs_slow(self) -> bool:
         """Whether the average that ends a round beginning now asks for φ."""
-        if self._keeps_slow:
-            return True
         for group in self.branches.optimizer.param_groups:
             if group[self._alpha] < 1:
                 return True
-        return False
+        return self._keeps_slow
 
     def end_round(self, skipped: int = 0) -> int:
         """The average step, and a new round; or how many of the round's steps are still to be made, as no process has made them.

@@ -122,7 +122,9 @@ class Run:
         """Write the counters into the groups, where they have changed since."""
         if not self.noted:
             for group in self.branches.groups:
-                group.update(zip(self._counters, (*self.place.counters(), self.done, self.made, self.batches), strict=True))
+                group.update(
+                    zip(self._counters, (*self.place.counters(), self.done, self.made, self.batches), strict=True)
+                )
             self.noted = True
 
     def resume(self) -> None:
