@@ -114,14 +114,11 @@ class Branches:
 
     def fork(self) -> None:
         """Give each waiting branch what it does not have yet: everything at first, later what new parameters bring."""
-        if len(self.local) == 1:
-            if not self.parameters.are(self._optimizers[0].param_groups):
-                self.follow()
+        if self._forked and self.model is None and self.parameters.are(self._optimizers[0].param_groups):
             return
         self.follow()
-        if not self._forked:
-            self._fork_missing()
-            self._forked = True
+        self._fork_missing()
+        self._forked = True
 
     def _fork_missing(self) -> None:
         missing = [b for b in self.others() if b not in self.idle]

@@ -142,7 +142,8 @@ class Rounds(Run):
         branches.follow()
         missed = self.common.average(alphas, self.place.round, skipped, k)
         if not missed:
-            branches.load(local.start, same_weights=True)
+            if self._several:
+                branches.load(local.start, same_weights=True)
             self._new_round()
         return missed
 
