@@ -158,7 +158,7 @@ class Branches:
                 0
             ].param_groups  # those inside write their counters into them, before they are put aside
             if self.is_torchs:
-                inner.exchange_torchs(self.optimizer, held)
+                inner.exchange_values(self.optimizer.__dict__, held[0])
             else:
                 inner.exchange(self._optimizers, held, self._seen)
             self.idle[current] = held

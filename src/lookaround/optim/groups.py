@@ -27,6 +27,9 @@ class OwnValues:
         name: of the wrapper.
         count: branches.
         inside: how the keys of wrappers inside begin: their counters are each branch's own from the beginning.
+
+    Attributes:
+        any: whether there may be values that are each branch's own.
     """
 
     def __init__(self, name: str, count: int, inside: tuple[str, ...] = ()) -> None:
@@ -36,6 +39,7 @@ class OwnValues:
         self._before: list[tuple[Group, Group, dict[str, tuple[Tensor, int, Tensor]]]] = []
         # How the branches' own values were left; None where that is not known.
         self._left: dict[int, dict[str, tuple[Any, int]]] | None = {}
+        self.any = False
         self._watch = Watch(partial(_is_of_others, self._ours))
 
     def key(self, offset: int, key: str) -> str:
@@ -46,11 +50,6 @@ class OwnValues:
         """The keys of a group whose values are each branch's own."""
         head = self.key(0, "")
         return [key.removeprefix(head) for key in group if key.startswith(head)]
-
-    @property
-    def any(self) -> bool:
-        """Whether there may be values that are each branch's own."""
-        return self._left != {}
 
     def fork(self, groups: Sequence[Group]) -> None:
         """Give each waiting branch the values of the one in the model; what can be changed in place is each branch's own from now on."""
@@ -95,7 +94,7 @@ class OwnValues:
 
     def __getstate__(self) -> Group:
         """A copy has other groups: what was seen of these says nothing of them."""
-        return {**self.__dict__, "_before": [], "_left": None}
+        return {**self.__dict__, "_before": [], "_left": None, "any": True}
 
     def _write(self, group: Group, key: str, values: Sequence[Any]) -> None:
         for offset, value in enumerate(values):
@@ -122,6 +121,7 @@ class OwnValues:
     def note(self, groups: Sequence[Group]) -> None:
         """Remember how the groups are left: what differs later has been written from outside."""
         self._left = {id(g): {k: _seen(g.get(k, _ABSENT)) for k in own} for g in groups if (own := self.own(g))}
+        self.any = bool(self._left)
 
     def _spread(self, groups: Sequence[Group]) -> None:
         """What differs from how it was left has been written from outside."""

@@ -53,7 +53,7 @@ def exchange(optimizers: Sequence[Optimizer], branch: list[Attributes], seen: di
     for i, theirs in enumerate(branch):
         held = optimizers[i].__dict__
         if seen.get(i) == (*held, None, *theirs):
-            _exchange_values(held, theirs)
+            exchange_values(held, theirs)
         else:
             names = tuple(theirs)
             _exchange_all(held, theirs)
@@ -64,12 +64,8 @@ def exchange(optimizers: Sequence[Optimizer], branch: list[Attributes], seen: di
             )  # as they will be again, where what comes next has the attributes of what came now
 
 
-def exchange_torchs(optimizer: Optimizer, branch: list[Attributes]) -> None:
-    """The same for one of torch's own, whose attributes are there from the beginning: whatever else it is given is common to all."""
-    _exchange_values(optimizer.__dict__, branch[0])
-
-
-def _exchange_values(held: Attributes, theirs: Attributes) -> None:
+def exchange_values(held: Attributes, theirs: Attributes) -> None:
+    """The same for attributes that have been there from the beginning, as those of torch's own optimizers: others are common to all."""
     for key, value in theirs.items():
         theirs[key], held[key] = held[key], value
 

@@ -145,8 +145,9 @@ class Kept:
         assert isinstance(other, Packed)
         assert self._layout is not None
         if self.is_small:
-            ours, self._spare = self._spare or Packed(self._layout), other
+            ours = self._spare if self._spare is not None else Packed(self._layout)
             exchange_small(self._layout, other, ours)
+            self._spare = other
         else:
             exchange(self._layout, other)
         del self._sets[name]
