@@ -18,7 +18,18 @@ def interleave(
     warmup: int = 2,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
-    """The median time of each candidate in seconds, over ``repeats`` turns in which all of them run once.
+    """The median time of each candidate in seconds, over ``repeats`` turns in which all of them run once: see `in_turns`."""
+    return medians(in_turns(candidates, repeats, warmup=warmup, clock=clock))
+
+
+def in_turns(
+    candidates: dict[str, Callable[[], object]],
+    repeats: int,
+    *,
+    warmup: int = 2,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+    """The times of each candidate in seconds, over ``repeats`` turns in which all of them run once.
 
     ``clock`` may be `time.thread_time` for what runs in one thread: other programs on the machine do not add to it.
     """
@@ -33,7 +44,18 @@ def interleave(
                     times[name].append(clock() - begin)
     finally:
         gc.enable()
+    return times
+
+
+def medians(times: dict[str, list[float]]) -> dict[str, float]:
+    """The median of each candidate's times."""
     return {name: median(values) for name, values in times.items()}
+
+
+def in_pairs(times: dict[str, list[float]], reference: str) -> dict[str, float]:
+    """The median of each candidate's ratios to the reference in the same turn: what slows a whole turn down is not in it."""
+    base = times[reference]
+    return {name: median(a / b for a, b in zip(values, base, strict=True)) for name, values in times.items()}
 
 
 def _rotated(candidates: dict[str, Callable[[], object]], turn: int) -> list[tuple[str, Callable[[], object]]]:
@@ -57,9 +79,10 @@ def machine() -> str:
     )
 
 
-def table(title: str, rows: list[tuple[str, float]], reference: str) -> None:
-    """Print times as milliseconds and as ratios to one of them."""
+def table(title: str, rows: list[tuple[str, float]], reference: str, ratios: dict[str, float] | None = None) -> None:
+    """Print times as milliseconds and as ratios to one of them, or with ``ratios`` that are known better."""
     base = dict(rows)[reference]
     print(f"\n{title}")
     for name, seconds in rows:
-        print(f"  {name:<42} {seconds * 1e3:9.3f} ms   {seconds / base:6.2f} x")
+        ratio = ratios[name] if ratios else seconds / base
+        print(f"  {name:<42} {seconds * 1e3:9.3f} ms   {ratio:6.2f} x")

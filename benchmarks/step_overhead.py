@@ -18,7 +18,7 @@ from itertools import repeat
 import torch
 from torch.optim import SGD, Optimizer
 
-from benchmarks.harness import interleave, machine, table
+from benchmarks.harness import in_pairs, in_turns, machine, medians, table
 from lookaround import Lookahead, Lookaround
 
 K, BRANCHES = 5, 3
@@ -170,10 +170,10 @@ def main(repeats: int = 25) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the peers' own deprecations
             candidates = dict([*lookaheads(tensors), *lookarounds(tensors)])
-        times = interleave(
-            {ALONE: stepping(sgd(parameters(tensors)), steps), **candidates}, repeats, clock=time.thread_time
-        )
-        table(f"{steps} steps, {tensors:,} tensors of 64", [*times.items()], ALONE)
+        everyone = {ALONE: stepping(sgd(parameters(tensors)), steps), **candidates}
+        times = in_turns(everyone, repeats, clock=time.thread_time)
+        title = f"{steps} steps, {tensors:,} tensors of 64"
+        table(title, [*medians(times).items()], ALONE, in_pairs(times, ALONE))
 
 
 if __name__ == "__main__":
