@@ -47,18 +47,16 @@ class Branches:
         self.own_values = OwnValues(name, len(local), inside)
         self._inside = [(i, str(o.name)) for i, o in enumerate(optimizers) if hasattr(o, "_run")]  # type: ignore[attr-defined]
         self.is_torchs = inner.is_torchs(self._optimizers)
-        self._offload = offload
-        self._buffers = Buffers(model)
+        self._offload, self._buffers = offload, Buffers(model)
         self.clear(local.start)
 
     def clear(self, current: int) -> None:
         """Forget everything but what is in the model, which is this branch."""
-        self.current = current
+        self.current, self._forked = current, False
         self.weights, self.statistics, self.counters = every = tuple(Kept(self._offload) for _ in range(3))
         self.kept = every if self.model is not None else every[:1]
         self.idle: dict[int, list[inner.Attributes]] = {}
         self.parameters = Parameters()
-        self._forked = False
         self._seen: dict[int, inner.Keys] = {}
 
     @property
@@ -79,7 +77,7 @@ class Branches:
 
         Parameters that are not trained have no part in it, unless they had when they were frozen, or are among those ``known``.
         """
-        if not self.parameters.same(self._optimizers[0].param_groups):
+        if not self.parameters.same(self.optimizer.param_groups):
             params = self.params()
             if self.parameters.differ(params):
                 self._drop_entries_but(params)
@@ -114,15 +112,14 @@ class Branches:
 
     def fork(self) -> None:
         """Give each waiting branch what it does not have yet: everything at first, later what new parameters bring."""
-        if self._forked and self.model is None and self.parameters.are(self._optimizers[0].param_groups):
+        if self._forked and self.model is None and self.parameters.are(self.optimizer.param_groups):
             return
         self.follow()
         self._fork_missing()
         self._forked = True
 
     def _fork_missing(self) -> None:
-        missing = [b for b in self.others() if b not in self.idle]
-        if missing:
+        if missing := [b for b in self.others() if b not in self.idle]:
             self.own_values.fork(self.groups)
         for branch in missing:
             self.restart(branch)
@@ -154,9 +151,7 @@ class Branches:
             (kept.rename if same_weights else kept.exchange)(theirs, ours)
         held = self.idle.pop(branch, None)
         if held is not None:
-            groups = self._optimizers[
-                0
-            ].param_groups  # those inside write their counters into them, before they are put aside
+            groups = self.groups  # those inside write their counters into them, before they are put aside
             if self.is_torchs:
                 inner.exchange_values(self.optimizer.__dict__, held[0])
             else:

@@ -57,11 +57,8 @@ def exchange(optimizers: Sequence[Optimizer], branch: list[Attributes], seen: di
         else:
             names = tuple(theirs)
             _exchange_all(held, theirs)
-            seen[i] = (
-                *held,
-                None,
-                *names,
-            )  # as they will be again, where what comes next has the attributes of what came now
+            # As they will be again, where what comes next has the attributes of what came now.
+            seen[i] = (*held, None, *names)
 
 
 def exchange_values(held: Attributes, theirs: Attributes) -> None:

@@ -132,7 +132,8 @@ class Wrapper(Optimizer):
         args, kwargs = (self,) if closure is None else (self, closure), options
         for before in self._optimizer_step_pre_hooks.values():
             args, kwargs = before(self, args, kwargs) or (args, kwargs)
-        loss = self._step(*_taken_apart(*args[1:], **kwargs))
+        given = args[1] if len(args) > 1 else kwargs.get("closure")
+        loss = self._step(given, {key: value for key, value in kwargs.items() if key != "closure"})
         for after in self._optimizer_step_post_hooks.values():
             after(self, args, kwargs)
         return loss
@@ -238,11 +239,6 @@ class Wrapper(Optimizer):
         return [param for group in self.param_groups for param in group["params"]]
 
 
-def _taken_apart(closure: Closure | None = None, **options: Any) -> tuple[Closure | None, Group]:
-    """The arguments of a step, which hooks may have changed."""
-    return closure, options
-
-
 def chain(optimizer: Optimizer) -> list[Optimizer]:
     """An optimizer and all those it is wrapped around, outermost first.
 
@@ -251,5 +247,4 @@ def chain(optimizer: Optimizer) -> list[Optimizer]:
     >>> chain(sgd) == [sgd]
     True
     """
-    inside = optimizer.inner if isinstance(optimizer, Wrapper) else None
-    return [optimizer] + (chain(inside) if inside is not None else [])
+    return [optimizer, *(chain(optimizer.inner) if isinstance(optimizer, Wrapper) else [])]
