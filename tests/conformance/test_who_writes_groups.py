@@ -1,7 +1,7 @@
 """Who writes into parameter groups: torch's own optimizers never do, so nobody looks; whoever else may is watched at every step.
 
-Of torch's own every round but the first goes unwatched, and their branches change places by the attributes they had from the beginning.
-That rests on the first test here, which a new optimizer of torch joins by itself.
+The steps of torch's own go unwatched after the first round. That rests on the first test here, which a new optimizer of torch joins by
+itself; and where other code runs in such a step, a hook, a closure or a patch, they are watched.
 """
 
 import inspect
@@ -9,6 +9,7 @@ import inspect
 import pytest
 import torch
 from torch.optim import SGD, Adam
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from conformance.enumeration import ARGUMENTS, EVERYTHING, NOT_BUILT, Run, parameters
 from lookaround import Lookahead, Lookaround
@@ -76,16 +77,83 @@ def flat(optimizer, steps):
     return counts
 
 
-@pytest.mark.parametrize("after", [0, BRANCHES * K, BRANCHES * K * 2])
-def test_what_a_hook_counts_in_a_group_is_each_branchs_own(after):
-    """Hooked in before the first round, or at the start of a later one, when nobody has looked for a while."""
+def begun_in(steps):
+    """A wrapped optimizer after so many steps of a flat loop."""
     optimizer = Lookaround(SGD(parameters("torch.SGD", 0, torch.float32), lr=0.01), branches=BRANCHES, k=K)
-    for _ in range(after):
+    for _ in range(steps):
         grad(optimizer)
         optimizer.step()
-    optimizer.inner.register_step_post_hook(count)
-    for rounds in (1, 2):
-        assert flat(optimizer, BRANCHES * K) == dict.fromkeys(range(BRANCHES), K * rounds)
+    return optimizer
+
+
+def by_a_hook(optimizer, write):
+    """Of the inner optimizer alone."""
+    optimizer.inner.register_step_post_hook(write)
+    return optimizer.step
+
+
+def by_a_global_hook(optimizer, write):
+    """Of every optimizer there is."""
+    handle = register_optimizer_step_post_hook(write)
+
+    def step():
+        optimizer.step()
+
+    step.over = handle.remove
+    return step
+
+
+def by_a_closure(optimizer, write):
+    """Given with each step."""
+    return lambda: optimizer.step(lambda: write(optimizer.inner))
+
+
+def by_a_patch(optimizer, write):
+    """Of the class of the inner optimizer."""
+    plain, cls = SGD.step, type(optimizer.inner)
+
+    def patched(self, closure=None):
+        write(self)
+        return plain(self, closure)
+
+    cls.step = patched
+
+    def step():
+        optimizer.step()
+
+    step.over = lambda: setattr(cls, "step", plain)
+    return step
+
+
+WRITERS = [by_a_hook, by_a_global_hook, by_a_closure, by_a_patch]
+
+
+@pytest.mark.parametrize("begun", [0, 2, BRANCHES * K, BRANCHES * K + 2, BRANCHES * K * 2])
+@pytest.mark.parametrize("by", WRITERS)
+@pytest.mark.parametrize("where", ["group", "attribute"])
+def test_what_other_code_counts_in_a_step_is_each_branchs_own(where, by, begun):
+    """Begun before the first round, in the middle of one, at the start of a later one: when nobody has looked for a while."""
+    optimizer, seen = begun_in(begun), []
+
+    def write(inner, *_):
+        if where == "group":
+            count(inner)
+            seen.append(inner.param_groups[0]["count"])
+        else:
+            inner.calls = getattr(inner, "calls", 0) + 1
+            seen.append(inner.calls)
+
+    step = by(optimizer, write)
+    try:
+        turns = []
+        for _ in range(BRANCHES * K * 2):
+            grad(optimizer)
+            turns.append(optimizer.branch)
+            step()
+    finally:
+        getattr(step, "over", lambda: None)()
+    by_branch = {branch: [n for b, n in zip(turns, seen, strict=True) if b == branch] for branch in range(BRANCHES)}
+    assert by_branch == {branch: [*range(1, 2 * K + 1)] for branch in range(BRANCHES)}
 
 
 class Counts(SGD):

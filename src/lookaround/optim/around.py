@@ -48,9 +48,8 @@ def _leave(rounds: Rounds, turns: Iterator[Any]) -> None:
 def _turns(rounds: Rounds) -> Iterator[int]:
     """Algorithm 1, the innermost loop: for all branches."""
     local = rounds.branches.local
-    if (
-        rounds.place.taken
-    ):  # a checkpoint was saved, or an error raised, between a branch's step and the end of its turn
+    # A checkpoint was saved, or an error raised, between a branch's step and the end of its turn.
+    if rounds.place.taken:
         over = rounds.resumed and rounds.place.branch + 1 == local.stop
         rounds.turn_ends()
         if over:

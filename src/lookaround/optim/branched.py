@@ -84,15 +84,14 @@ class Branched(Scheduled):
         )
         hold(self)
 
-    def _step(self, closure: Closure | None, options: Group) -> Any:
-        run = self._run
-        compiling = torch.compiler.is_dynamo_compiling()  # by this name: the compiler does not know it by another one
-        _unseen(run.before_traced_step) if compiling else run.before_step()
+    def _step(self, closure: Closure | None, options: dict[str, Any]) -> Any:
+        run, plain = self._run, closure is None and not options
         inner = run.branches.optimizer
-        if options or closure is not None:
-            loss = inner.step(**options) if closure is None else inner.step(closure, **options)
-        else:
-            loss = inner.step()
+        compiling = torch.compiler.is_dynamo_compiling()  # by this name: the compiler does not know it by another one
+        before = run.before_step if plain and not compiling else run.before_other_step
+        _unseen(before) if compiling else before()
+        given = () if closure is None else (closure,)
+        loss = inner.step() if plain else inner.step(*given, **options)
         _unseen(run.after_step) if compiling else run.after_step()
         return loss
 

@@ -35,7 +35,6 @@ class Branches:
         kept: all of them; without a model those of weights alone.
         idle: the inner optimizers of the branches that wait.
         parameters: those that were followed last.
-        is_torchs: whether inner steps are those of one of torch's own optimizers, which write neither into groups nor into attributes.
     """
 
     def __init__(
@@ -46,7 +45,7 @@ class Branches:
         inside = tuple(f"{getattr(o, 'name', '')}_" for o in optimizers[:-1])
         self.own_values = OwnValues(name, len(local), inside)
         self._inside = [(i, str(o.name)) for i, o in enumerate(optimizers) if hasattr(o, "_run")]  # type: ignore[attr-defined]
-        self.is_torchs = inner.is_torchs(self._optimizers)
+        self._is_torchs = inner.is_torchs(self._optimizers)
         self._offload, self._buffers = offload, Buffers(model)
         self.clear(local.start)
 
@@ -152,10 +151,7 @@ class Branches:
         held = self.idle.pop(branch, None)
         if held is not None:
             groups = self.groups  # those inside write their counters into them, before they are put aside
-            if self.is_torchs:
-                inner.exchange_values(self.optimizer.__dict__, held[0])
-            else:
-                inner.exchange(self._optimizers, held, self._seen)
+            inner.exchange(self._optimizers, held, self._seen)
             self.idle[current] = held
             if self.own_values.any:
                 self.own_values.switch(groups, (branch - current) % len(self.local))
@@ -193,8 +189,8 @@ class Branches:
 
     @property
     def write_groups(self) -> bool:
-        """Whether inner steps may write into the parameter groups, what is each branch's own then."""
-        return not self.is_torchs or self.own_values.any or inner.is_hooked(self.optimizer)
+        """Whether the next inner step may write into the parameter groups, what is each branch's own then."""
+        return not self._is_torchs or self.own_values.any or inner.is_hooked(self.optimizer)
 
     @property
     def hold_rounds(self) -> bool:

@@ -75,9 +75,9 @@ class Place:
         if missed:
             self.skipped = 0
 
-    def round_ends(self, branches: range, rounds: int = 1) -> None:
-        """It is the first branch's turn in a new round; ``rounds`` says whether the old one counts."""
-        self.round += rounds
+    def round_ends(self, branches: range, *, counts: bool = True) -> None:
+        """It is the first branch's turn in a new round; ``counts`` says whether the old one does."""
+        self.round += counts
         self.branch, self.step, self.taken, self.most, self.skipped = branches.start, 0, 0, 0, 0
 
     def pass_ends_among_others(self, made: int, minibatches: int) -> None:

@@ -49,6 +49,13 @@ def check_alpha(value: Any, what: str = "alpha") -> float:
     return weight
 
 
+def step_arguments(
+    closure: Callable[[], Any] | None = None, **options: Any
+) -> tuple[Callable[[], Any] | None, dict[str, Any]]:
+    """The closure and the further arguments of a step, which hooks may have changed; TypeError for any others."""
+    return closure, options
+
+
 def check_rho(value: Any) -> float:
     """A radius: finite and not negative."""
     if isinstance(value, bool) or not isinstance(value, Real):

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 Attributes = dict[str, Any]
 
@@ -38,8 +39,8 @@ def _own(held: Attributes) -> Attributes:
     return {key: value for key, value in held.items() if key not in _COMMON}
 
 
-# The names of an optimizer's attributes, None, and those of the ones that were put in place with a branch.
-Keys = tuple[str | None, ...]
+# The names of an optimizer's attributes, and of those that were put in place with a branch.
+Keys = tuple[tuple[str, ...], tuple[str, ...]]
 
 
 def exchange(optimizers: Sequence[Optimizer], branch: list[Attributes], seen: dict[int, Keys]) -> None:
@@ -52,19 +53,14 @@ def exchange(optimizers: Sequence[Optimizer], branch: list[Attributes], seen: di
     """
     for i, theirs in enumerate(branch):
         held = optimizers[i].__dict__
-        if seen.get(i) == (*held, None, *theirs):
-            exchange_values(held, theirs)
+        if seen.get(i) == (tuple(held), tuple(theirs)):
+            for key, value in theirs.items():
+                theirs[key], held[key] = held[key], value
         else:
             names = tuple(theirs)
             _exchange_all(held, theirs)
             # As they will be again, where what comes next has the attributes of what came now.
-            seen[i] = (*held, None, *names)
-
-
-def exchange_values(held: Attributes, theirs: Attributes) -> None:
-    """The same for attributes that have been there from the beginning, as those of torch's own optimizers: others are common to all."""
-    for key, value in theirs.items():
-        theirs[key], held[key] = held[key], value
+            seen[i] = tuple(held), names
 
 
 def _exchange_all(held: Attributes, theirs: Attributes) -> None:
@@ -76,15 +72,24 @@ def _exchange_all(held: Attributes, theirs: Attributes) -> None:
     theirs.update(mine)
 
 
+# What torch puts around the step of every class of optimizers.
+_AROUND_STEP = Optimizer.profile_hook_step(Optimizer.step).__code__
+
+
 def is_torchs(optimizers: Sequence[Optimizer]) -> bool:
     """Whether this is one of torch's own optimizers, and nothing around it: its step does not write into parameter groups."""
-    return len(optimizers) == 1 and type(optimizers[0]).__module__.startswith("torch.optim.")
+    modules = [type(o).__module__ for o in optimizers] + [type(o).step.__module__ for o in optimizers]
+    return len(optimizers) == 1 and all(module.startswith("torch.optim.") for module in modules)
 
 
 def is_hooked(optimizer: Optimizer) -> bool:
-    """Whether other people's code runs in its step."""
+    """Whether other people's code runs in the step of one of torch's own: a hook, or a patch. Quick, for every step."""
     held = optimizer.__dict__
-    return bool(held["_optimizer_step_pre_hooks"] or held["_optimizer_step_post_hooks"] or "step" in held)
+    if held["_optimizer_step_pre_hooks"] or held["_optimizer_step_post_hooks"] or "step" in held:
+        return True
+    if _global_optimizer_pre_hooks or _global_optimizer_post_hooks:
+        return True
+    return getattr(type(optimizer).step, "__code__", None) is not _AROUND_STEP
 
 
 @contextmanager

@@ -139,17 +139,14 @@ class Kept:
 
     def exchange(self, name: str, becomes: str) -> None:
         """Exchange the live values with a set, if there is one, which is then that of what was live. Quick, for every turn."""
-        ours = other = self._sets.get(name)
-        if ours is None:
+        if name not in self._sets:
             return
-        assert isinstance(other, Packed)
-        assert self._layout is not None
+        other = self.packed(name)
         if self.is_small:
-            ours = self._spare if self._spare is not None else Packed(self._layout)
-            exchange_small(self._layout, other, ours)
-            self._spare = other
+            ours, self._spare = self.spare, other
+            exchange_small(self.layout, other, ours)
         else:
-            exchange(self._layout, other)
+            exchange(self.layout, ours := other)
         del self._sets[name]
         self._sets[becomes] = ours
 

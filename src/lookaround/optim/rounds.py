@@ -26,15 +26,16 @@ class Rounds(Run):
         if self.fresh or branches.parameters.changed(groups):
             self.take_start()
             self.fresh = groups[0][self._start] > 0
-        if self._watched:
+        if self._watched or (self._several and branches.write_groups):
+            self._watched = True
             branches.own_values.before_step(groups)
         if self.adaptive is not None:
             steps = self.place.step + self.place.taken + 1
             self.adaptive.before_step(branches.params(), last=steps >= groups[0][self._k])
 
-    def before_traced_step(self) -> None:
-        """The same where the compiler makes the inner step of it, which writes into groups and attributes as no step of torch's does."""
-        self.branches.is_torchs, self._watched = False, self._several
+    def before_other_step(self) -> None:
+        """The same where more than the optimizer's code may write into groups: a closure, or what the compiler makes of its step."""
+        self._watched = self._several
         self.before_step()
 
     def after_step(self) -> None:
@@ -93,8 +94,6 @@ class Rounds(Run):
         if self.created:
             self._forget()
         branches, place = self.branches, self.place
-        # What writes into groups does so from the first steps on, so of some optimizers the first round tells.
-        self._watched = self._several and (not place.round or branches.write_groups)
         if place.at_start(branches.local):
             self._begin_round()
         elif branches.parameters.changed(branches.groups):
@@ -134,7 +133,7 @@ class Rounds(Run):
         local, groups = branches.local, branches.optimizer.param_groups
         if groups[0][self._start]:
             self.set("start", 0)
-            self.place.round_ends(local, 0)
+            self.place.round_ends(local, counts=False)
             self.noted = False
             return 0
         k = check_count("k", groups[0][self._k])
@@ -179,12 +178,14 @@ class Rounds(Run):
         self.common.restart(self.alphas(), unfinished=unfinished)
         self.branches.load(local.start, same_weights=True)
         self.end_block()
-        self._new_round(int(unfinished))
+        self._new_round(counts=unfinished)
 
-    def _new_round(self, rounds: int = 1) -> None:
-        """It is the first branch's turn in a new round; ``rounds`` says whether the old one counts."""
-        self.place.round_ends(self.branches.local, rounds)
+    def _new_round(self, *, counts: bool = True) -> None:
+        """It is the first branch's turn in a new round; ``counts`` says whether the old one does."""
+        self.place.round_ends(self.branches.local, counts=counts)
         self.noted, self.fresh = False, True
+        # What writes into groups does so from the first steps on, mostly: so the first round is watched whoever steps.
+        self._watched = self._several and not self.place.round
         for setting, value in self.schedules.items():
             self.set(setting, value(self.place.round))
 

@@ -135,6 +135,7 @@ class Run:
         self.walk, self.left, self.created, self.evaluating, self.stale, self.at = None, False, False, False, None, None
         self.showing = None
         self.resumed, self.fresh, self.noted = self.place.taken > 0, True, True
+        self._watched = self._several
         self.replay.look_again()
 
     def wait(self) -> None:

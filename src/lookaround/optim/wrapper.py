@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lookaround.optim.checks import WRAPPERS, check_names_are_free, check_wrappers
+from lookaround.optim.checks import WRAPPERS, check_names_are_free, check_wrappers, step_arguments
 from lookaround.optim.inner import HOOKS
 from lookaround.optim.plain import check_fits, load_plain, marked
 from lookaround.showing import refuse
@@ -132,8 +132,7 @@ class Wrapper(Optimizer):
         args, kwargs = (self,) if closure is None else (self, closure), options
         for before in self._optimizer_step_pre_hooks.values():
             args, kwargs = before(self, args, kwargs) or (args, kwargs)
-        given = args[1] if len(args) > 1 else kwargs.get("closure")
-        loss = self._step(given, {key: value for key, value in kwargs.items() if key != "closure"})
+        loss = self._step(*step_arguments(*args[1:], **kwargs))
         for after in self._optimizer_step_post_hooks.values():
             after(self, args, kwargs)
         return loss
@@ -141,7 +140,7 @@ class Wrapper(Optimizer):
     # torch decorates `step` to run the hooks registered for every optimizer. Those run once, in the step of the innermost optimizer.
     step.hooked = True  # type: ignore[attr-defined]
 
-    def _step(self, closure: Closure | None, options: Group) -> Any:
+    def _step(self, closure: Closure | None, options: dict[str, Any]) -> Any:
         raise TypeError(f"{type(self).__name__} defines no step of its own")
 
     def state_dict(self) -> dict[str, Any]:
