@@ -147,3 +147,40 @@ def test_every_group_has_its_own_alpha_and_all_have_one_cadence():
             p.grad = -torch.ones(1)
         optimizer.step()
     assert [p.item() for p in params] == [2.0, 1.0]
+
+
+def gone_around(optimizer, body=lambda branch: None):
+    """A pass in which branch 0 has the gradient 1 and branch 1 the gradient 3."""
+    for branch in optimizer.around():
+        body(branch)
+        for param in optimizer.param_groups[0]["params"]:
+            param.grad = torch.tensor([[1.0], [3.0]][branch])
+        optimizer.step()
+
+
+def test_an_alpha_written_in_the_body_before_a_rounds_first_step_is_that_rounds():
+    weight = torch.nn.Parameter(torch.tensor([0.0]))
+    optimizer = Lookaround(SGD([weight], lr=1.0), branches=2, k=1)
+    gone_around(optimizer)
+    assert weight.item() == -2.0  # the mean of -1 and -3
+
+    def halve(branch):
+        optimizer.alpha = 0.5
+
+    gone_around(optimizer, halve)
+    assert weight.item() == -3.0  # half-way from -2 to the mean of -3 and -5
+
+
+def test_a_parameter_exchanged_in_the_body_before_a_rounds_first_step_begins_alike_in_all_branches():
+    weight, other = torch.nn.Parameter(torch.tensor([0.0])), torch.nn.Parameter(torch.tensor([10.0]))
+    optimizer = Lookaround(SGD([weight], lr=1.0), branches=2, k=1)
+    gone_around(optimizer)
+    starts = []
+
+    def exchange(branch):
+        optimizer.param_groups[0]["params"][0] = other
+        starts.append(other.item())
+
+    gone_around(optimizer, exchange)
+    assert starts == [10.0, 10.0]
+    assert other.item() == 8.0  # the mean of 9 and 7

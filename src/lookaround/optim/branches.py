@@ -111,7 +111,11 @@ class Branches:
 
     def fork(self) -> None:
         """Give each waiting branch what it does not have yet: everything at first, later what new parameters bring."""
-        if self._forked and self.model is None and self.parameters.are(self.optimizer.param_groups):
+        if len(self.local) == 1:
+            if not self.parameters.are(self.optimizer.param_groups):
+                self.follow()
+            return
+        if self._forked and self.model is None and self.parameters.same(self.optimizer.param_groups):
             return
         self.follow()
         self._fork_missing()

@@ -59,7 +59,7 @@ class OwnValues:
                 for key, value in group.items()
                 if (isinstance(value, _MUTABLE) and key not in _NAMES) or key.startswith(self._inside)
             ]
-            for key in {*self.own(group), *changeable}:
+            for key in dict.fromkeys([*self.own(group), *changeable]):
                 group[self.key(0, key)] = True
                 self._write(group, key, [group.get(key, _ABSENT)] * self._count)
         self.note(groups)

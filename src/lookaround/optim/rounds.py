@@ -98,7 +98,6 @@ class Rounds(Run):
             self._begin_round()
         elif branches.parameters.changed(branches.groups):
             branches.fork()
-        self.fresh = not place.round or branches.model is not None  # where a forward pass may bring more to start from
 
     def _begin_round(self) -> None:
         branches = self.branches
