@@ -97,21 +97,13 @@ class Packed(Sequence[Tensor]):
         layout: of the model's tensors.
         wide: in the averaging dtype (float32 for 16-bit weights).
         offload: in pinned host memory where the model's are on an accelerator.
-
-    Attributes:
-        memory, pieces: the one block of a small layout's, and the same memory cut as the model's tensors are.
     """
-
-    memory: Tensor
-    pieces: list[Tensor]
 
     def __init__(self, layout: Layout, *, wide: bool = False, offload: bool = False) -> None:
         self.tensors: list[Tensor] = list(layout.tensors)
         self.blocks: list[Block] = []
         for run in layout.runs:
             self._add(run, layout.tensors, wide, offload)
-        if layout.is_small:
-            self.memory, self.pieces = self.blocks[0][0], self.blocks[0].pieces
 
     def _add(self, run: _Run, model: list[Tensor], wide: bool, offload: bool) -> None:
         first = model[run.at[0]]
@@ -209,9 +201,8 @@ def exchange(layout: Layout, other: Packed) -> None:
 
 def exchange_small(layout: Layout, other: Packed, spare: Packed) -> None:
     """Write the values of a model that is small into a spare set, and those of another set into the model."""
-    parts = layout.blocks[0]
-    torch.cat(parts, out=spare.memory)
-    torch._foreach_copy_(parts, other.pieces)
+    torch.cat(layout.blocks[0], out=spare.blocks[0][0])
+    torch._foreach_copy_(layout.blocks[0], other.blocks[0].pieces)
 
 
 def put(layout: Layout, source: Packed) -> None:

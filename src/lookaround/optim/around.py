@@ -57,7 +57,7 @@ def _turns(rounds: Rounds) -> Iterator[int]:
     rounds.take_start()
     local = rounds.branches.local
     for branch in range(rounds.place.branch, local.stop):
-        before, rounds.last = gradients.seen(rounds.branches.optimizer.param_groups), branch + 1 == local.stop
+        before, rounds.last = gradients.seen(rounds.branches.groups), branch + 1 == local.stop
         yield branch
         if not rounds.place.taken:
             _note_gradient(rounds, before)
@@ -86,10 +86,10 @@ def _turn_over(rounds: Rounds, block: list[Batch], branch: int) -> Iterator[tupl
     local, replay = rounds.branches.local, rounds.replay
     first, last = branch == local.start, branch + 1 == local.stop
     for at in range(rounds.done, len(block)):
-        groups, ends = rounds.branches.optimizer.param_groups, at + 1 == len(block)
+        groups, ends = rounds.branches.groups, at + 1 == len(block)
         if first:
             replay.record(groups, at)
-        elif not replay.idle:
+        elif replay.holds is not False:
             replay.put(groups, at)
         before = None if rounds.place.taken else gradients.seen(groups)
         rounds.at, rounds.last = at, last and ends
@@ -98,8 +98,8 @@ def _turn_over(rounds: Rounds, block: list[Batch], branch: int) -> Iterator[tupl
             _note_gradient(rounds, before)
         if not first and (ends or replay.holds):
             replay.check(rounds.branches.groups, branch)
-        rounds.done, rounds.noted = at + 1, False
-    rounds.at, rounds.done, rounds.noted = None, 0, False
+        rounds.done = at + 1
+    rounds.at, rounds.done = None, 0
     if first:
         replay.end_of_first(rounds.branches.groups, len(block))
 

@@ -61,7 +61,7 @@ class Branches:
     @property
     def groups(self) -> list[dict[str, Any]]:
         """The parameter groups, common to all branches."""
-        return self._optimizers[0].param_groups
+        return self.optimizer.param_groups
 
     def others(self) -> list[int]:
         """The branches here that are not in the model."""
@@ -76,7 +76,7 @@ class Branches:
 
         Parameters that are not trained have no part in it, unless they had when they were frozen, or are among those ``known``.
         """
-        if not self.parameters.same(self.optimizer.param_groups):
+        if not self.parameters.same(self.groups):
             params = self.params()
             if self.parameters.differ(params):
                 self._drop_entries_but(params)
@@ -112,10 +112,10 @@ class Branches:
     def fork(self) -> None:
         """Give each waiting branch what it does not have yet: everything at first, later what new parameters bring."""
         if len(self.local) == 1:
-            if not self.parameters.are(self.optimizer.param_groups):
+            if not self.parameters.are(self.groups):
                 self.follow()
             return
-        if self._forked and self.model is None and self.parameters.same(self.optimizer.param_groups):
+        if self._forked and self.model is None and self.parameters.same(self.groups):
             return
         self.follow()
         self._fork_missing()

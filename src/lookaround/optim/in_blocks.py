@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lookaround.optim.average import Means, mean_of, towards
-from lookaround.packed import Layout, Packed, is_finite
+from lookaround.packed import Block, Layout, Packed, is_finite
 
 
 def packed_means(
@@ -61,7 +61,7 @@ def settle_small(
     sets: Sequence[Packed | None],
     alpha: float,
     slow: Packed | None,
-    spare: Packed,
+    spare: Block,
     scratch: Tensor,
     *,
     careful: bool,
@@ -70,18 +70,18 @@ def settle_small(
 
     What is infinite or NaN in any of them is so in the mean (∞ - ∞ is NaN): one look at the mean, in ``spare``, instead of one at each.
     """
-    parts, mean, result = layout.blocks[0], spare.memory, spare
+    parts, mean, result = layout.blocks[0], spare[0], spare
     _mean_of_small(parts, sets, mean, scratch)
     if careful and not is_finite(mean):
         return False
     if slow is not None:  # as `towards` does it
-        result, phi = slow, slow.memory
-        phi.add_(mean.sub_(phi), alpha=alpha)
+        result = slow.blocks[0]
+        result[0].add_(mean.sub_(result[0]), alpha=alpha)
     for of in sets:
         if of is None:
             torch._foreach_copy_(parts, result.pieces)
         else:
-            of.memory.copy_(result.memory)
+            of.blocks[0][0].copy_(result[0])
     return True
 
 
@@ -90,7 +90,7 @@ def _mean_of_small(parts: list[Tensor], sets: Sequence[Packed | None], mean: Ten
     if len(sets) == 1:
         torch.cat(parts, out=mean)
         return
-    first, second, *others = [torch.cat(parts, out=scratch) if of is None else of.memory for of in sets]
+    first, second, *others = [torch.cat(parts, out=scratch) if of is None else of.blocks[0][0] for of in sets]
     torch.lerp(first, second, 1 / 2, out=mean)
     for j, other in enumerate(others, start=3):
         mean.lerp_(other, 1 / j)

@@ -52,12 +52,11 @@ def exchange(optimizers: Sequence[Optimizer], branch: list[Attributes], seen: di
         seen: the names of the attributes at the last exchange, by the optimizer's place: where they are the same, nothing is looked for.
     """
     for i, theirs in enumerate(branch):
-        held = optimizers[i].__dict__
-        if seen.get(i) == (tuple(held), tuple(theirs)):
+        held, names = optimizers[i].__dict__, tuple(theirs)
+        if seen.get(i) == (tuple(held), names):
             for key, value in theirs.items():
                 theirs[key], held[key] = held[key], value
         else:
-            names = tuple(theirs)
             _exchange_all(held, theirs)
             # As they will be again, where what comes next has the attributes of what came now.
             seen[i] = tuple(held), names

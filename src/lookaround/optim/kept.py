@@ -134,7 +134,7 @@ class Kept:
     def scratch(self) -> Tensor:
         """Of a small model: flat memory as large as a set, which nobody keeps anything in."""
         if self._scratch is None:
-            self._scratch = torch.empty_like(self.spare.memory)
+            self._scratch = torch.empty_like(self.spare.blocks[0][0])
         return self._scratch
 
     def exchange(self, name: str, becomes: str) -> None:

@@ -46,7 +46,7 @@ class Moving:
         if slow is None and not careful:
             return True
         sets = self._sets(weights) if self._rows.branches > 1 else [None]
-        spare, scratch = weights.spare, weights.scratch
+        spare, scratch = weights.spare.blocks[0], weights.scratch
         return settle_small(weights.layout, sets, alphas[0], slow, spare, scratch, careful=careful)
 
     def move(self, alphas: Sequence[float], part: list[bool], lost: ByParam | None, only: int | None = None) -> None:

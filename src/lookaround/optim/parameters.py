@@ -47,9 +47,8 @@ class Parameters:
 
     def differ(self, params: list[Tensor]) -> bool:
         """Whether these are others, in another order, or some are trained that were not."""
-        if len(params) != len(self._all) or not all(map(is_, params, self._all)):
-            return True
-        return bool(self._frozen) and self._is_any_trained()
+        same = len(params) == len(self._all) and all(map(is_, params, self._all))
+        return not same or self._is_any_trained()
 
     def follow(self, params: list[Tensor], had: Iterable[Tensor]) -> list[Tensor]:
         """Take note of all there are now. Those that have a part in a round: trained, or among those that ``had`` one."""

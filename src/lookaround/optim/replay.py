@@ -23,15 +23,14 @@ class Replay:
         common: whether a group's key is one that users and schedulers write, for all branches.
 
     Attributes:
-        holds: whether the groups hold noted settings, where any have been seen.
-        idle: whether groups have been seen, and hold none.
+        holds: whether the groups hold noted settings; None where they have not been seen.
     """
 
     def __init__(self, prefix: str, common: Callable[[Group, str], bool]) -> None:
         self._prefix, self._common = prefix, common
         self._watch = Watch(common)
         self._seen: list[Group] = []
-        self.holds = self.idle = False
+        self.holds: bool | None = None
 
     def record(self, groups: Sequence[Group], place: int) -> None:
         """Note the settings at a place of the first branch's turn. Quick where none has changed so far, as in what follows."""
@@ -49,7 +48,6 @@ class Replay:
     def _look(self, groups: Sequence[Group]) -> None:
         self._seen = [self._settings(group) for group in groups]
         self.holds = any(map(self._noted, groups))
-        self.idle = bool(groups) and not self.holds
         self._watch.look(groups)
 
     def end_of_first(self, groups: Sequence[Group], places: int) -> None:
@@ -61,7 +59,7 @@ class Replay:
 
     def put(self, groups: Sequence[Group], place: int | str) -> None:
         """Have the settings of a place in the groups; of ``"next"`` after the last branch's turn."""
-        if self.idle:
+        if self.holds is False:
             return
         for group in groups:
             for key in self._noted(group):
@@ -87,7 +85,7 @@ class Replay:
 
     def forget(self, groups: Sequence[Group]) -> None:
         """Begin a new round."""
-        if self.idle:
+        if self.holds is False:
             return
         self.look_again()
         for group in groups:
@@ -96,7 +94,7 @@ class Replay:
 
     def look_again(self) -> None:
         """Know nothing of the groups: others have been loaded."""
-        self._seen, self.holds, self.idle = [], False, False
+        self._seen, self.holds = [], None
         self._watch.forget()
 
     def _noted(self, group: Group) -> set[str]:

@@ -93,7 +93,7 @@ class Replicated(Rounds):
         branches = self.branches
         branches.local = self.replicas.local
         branches.current = branches.local.start
-        self.place.branch, self.noted = branches.current, False
+        self.place.branch = branches.current
 
     def _come_together(self) -> int:
         self.branches.follow()
@@ -114,6 +114,5 @@ class Replicated(Rounds):
         missed = super().end_round()
         if missed:
             self.place.turn_ends(self.branches.local, missed)
-            self.noted = False
         self.end_block()
         return missed

@@ -22,7 +22,7 @@ class Rounds(Run):
         if self.place.taken and self.walk is None:
             self.turn_ends()
         branches = self.branches
-        groups = branches.optimizer.param_groups
+        groups = branches.groups
         if self.fresh or branches.parameters.changed(groups):
             self.take_start()
             self.fresh = groups[0][self._start] > 0
@@ -42,13 +42,12 @@ class Rounds(Run):
         """The branch in the model has stepped. Outside of a loop over branches every step is a turn."""
         branches, place = self.branches, self.place
         if self._watched:
-            branches.own_values.after_step(branches.optimizer.param_groups)
+            branches.own_values.after_step(branches.groups)
         if self.adaptive is not None:
             self._adapt(self.adaptive)
         if not place.round and self._has_created_state():
             return
         place.stepped()
-        self.noted = False
         if self.walk is None:
             self.turn_ends()
         elif self.at is not None:
@@ -58,7 +57,7 @@ class Rounds(Run):
     def turn_ends(self) -> None:
         """Move on to the next branch; after the last, count the pass if any branch stepped in it, and end the round after k."""
         branches = self.branches
-        group, local = branches.optimizer.param_groups[0], branches.local
+        group, local = branches.groups[0], branches.local
         start = group[self._start]
         place, missed = self.place, 0
         if self._spread and place.branch + 1 == local.stop:
@@ -72,7 +71,6 @@ class Rounds(Run):
         if self._several and not start:  # until then all branches are the weights that are there
             branches.load(following)
         place.turn_ends(local, missed)
-        self.noted = False
 
     def _pass_ends_among_others(self) -> None:
         """Count what of this pass nobody here has made."""
@@ -80,7 +78,6 @@ class Rounds(Run):
             (self.made, self.block) if self.block else (int(self.place.most > 0), max(1, self.place.most))
         )
         self.place.pass_ends_among_others(made, minibatches)
-        self.noted = False
 
     # -- a round ------------------------------------------------------------------------------------------------------------
 
@@ -89,7 +86,7 @@ class Rounds(Run):
 
         The first round starts from the weights at its first step, not from those at construction.
         """
-        if self.branches.optimizer.param_groups[0][self._start]:
+        if self.start:
             return
         if self.created:
             self._forget()
@@ -106,8 +103,7 @@ class Rounds(Run):
         if self.adaptive is not None:  # it reads φ during the round
             branches.follow()
         if not self._needs_slow():
-            if SLOW in branches.weights or self.common.own:
-                self.common.drop_slow()
+            self.common.drop_slow()
         elif SLOW not in branches.weights:
             self._keep_slow()
         branches.fork()
@@ -118,7 +114,7 @@ class Rounds(Run):
 
     def _needs_slow(self) -> bool:
         """Whether the average that ends a round beginning now asks for φ."""
-        for group in self.branches.optimizer.param_groups:
+        for group in self.branches.groups:
             if group[self._alpha] < 1:
                 return True
         return self._keeps_slow
@@ -129,19 +125,17 @@ class Rounds(Run):
         ``skipped`` has a bit for each that nobody here has made.
         """
         branches = self.branches
-        local, groups = branches.local, branches.optimizer.param_groups
+        local, groups = branches.local, branches.groups
         if groups[0][self._start]:
             self.set("start", 0)
             self.place.round_ends(local, counts=False)
-            self.noted = False
             return 0
         k = check_count("k", groups[0][self._k])
         alphas = self.alphas()
         branches.follow()
         missed = self.common.average(alphas, self.place.round, skipped, k)
         if not missed:
-            if self._several:
-                branches.load(local.start, same_weights=True)
+            branches.load(local.start, same_weights=True)
             self._new_round()
         return missed
 
@@ -182,7 +176,7 @@ class Rounds(Run):
     def _new_round(self, *, counts: bool = True) -> None:
         """It is the first branch's turn in a new round; ``counts`` says whether the old one does."""
         self.place.round_ends(self.branches.local, counts=counts)
-        self.noted, self.fresh = False, True
+        self.fresh = True
         # What writes into groups does so from the first steps on, mostly: so the first round is watched whoever steps.
         self._watched = self._several and not self.place.round
         for setting, value in self.schedules.items():
@@ -190,14 +184,14 @@ class Rounds(Run):
 
     def end_block(self) -> None:
         """The minibatches taken together are done with: the settings that hold are those after the last one."""
-        groups = self.branches.optimizer.param_groups
+        groups = self.branches.groups
         self.replay.put(groups, "next")
         self.replay.forget(groups)
-        self.at, self.done, self.made, self.noted = None, 0, 0, False
+        self.at, self.done, self.made = None, 0, 0
 
     def block_size(self) -> int:
         """Minibatches that one branch may take before the next: those left of the round, if more than one branch is apart."""
-        group = self.branches.optimizer.param_groups[0]
+        group = self.branches.groups[0]
         return max(1, group[self._k] - self.place.step) if self._several and not group[self._start] else 1
 
     def _adapt(self, adaptive: Adaptive) -> None:

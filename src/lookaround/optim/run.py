@@ -62,7 +62,7 @@ class Run:
         last: whether this is the last turn of the loop over branches.
         leaving: whether the loop over minibatches is left after this turn.
         fresh: whether the next step has to look whether a round begins.
-        noted: whether the counters in the groups are these.
+        noted: the counters as they stand in the groups; nothing where they have not been written.
         overlap: passes after a round's end at which its average is taken in; 0 for rounds that end with it.
     """
 
@@ -91,7 +91,7 @@ class Run:
     last: bool = False
     leaving: bool = False
     fresh: bool = True
-    noted: bool = True
+    noted: tuple[int, ...] = ()
     overlap: int = 0
 
     def __post_init__(self) -> None:
@@ -105,13 +105,13 @@ class Run:
     @property
     def start(self) -> int:
         """Passes still before the first round."""
-        start: int = self.branches.optimizer.param_groups[0][self._start]
+        start: int = self.branches.groups[0][self._start]
         return start
 
     def alphas(self) -> list[float]:
         """α of every group."""
         key = self._alpha
-        return [check_alpha(group[key]) for group in self.branches.optimizer.param_groups]
+        return [check_alpha(group[key]) for group in self.branches.groups]
 
     def set(self, setting: str, value: Any) -> None:
         """Set something in every group."""
@@ -120,12 +120,11 @@ class Run:
 
     def note(self) -> None:
         """Write the counters into the groups, where they have changed since."""
-        if not self.noted:
+        now = (*self.place.counters(), self.done, self.made, self.batches)
+        if now != self.noted:
             for group in self.branches.groups:
-                group.update(
-                    zip(self._counters, (*self.place.counters(), self.done, self.made, self.batches), strict=True)
-                )
-            self.noted = True
+                group.update(zip(self._counters, now, strict=True))
+            self.noted = now
 
     def resume(self) -> None:
         """Go on from the counters in the groups, outside of any loop."""
@@ -134,7 +133,7 @@ class Run:
         self.place = Place(*place)
         self.walk, self.left, self.created, self.evaluating, self.stale, self.at = None, False, False, False, None, None
         self.showing = None
-        self.resumed, self.fresh, self.noted = self.place.taken > 0, True, True
+        self.resumed, self.fresh, self.noted = self.place.taken > 0, True, ()
         self._watched = self._several
         self.replay.look_again()
 
