@@ -87,10 +87,10 @@ def _turn_over(rounds: Rounds, block: list[Batch], branch: int) -> Iterator[tupl
     first, last = branch == local.start, branch + 1 == local.stop
     for at in range(rounds.done, len(block)):
         groups, ends = rounds.branches.groups, at + 1 == len(block)
-        if first:
-            replay.record(groups, at)
-        elif replay.holds is not False:
+        if not first:
             replay.put(groups, at)
+        elif not last:
+            replay.record(groups, at)
         before = None if rounds.place.taken else gradients.seen(groups)
         rounds.at, rounds.last = at, last and ends
         yield block[at], branch
@@ -100,7 +100,7 @@ def _turn_over(rounds: Rounds, block: list[Batch], branch: int) -> Iterator[tupl
             replay.check(rounds.branches.groups, branch)
         rounds.done = at + 1
     rounds.at, rounds.done = None, 0
-    if first:
+    if first and not last:
         replay.end_of_first(rounds.branches.groups, len(block))
 
 

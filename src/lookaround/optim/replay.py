@@ -1,12 +1,11 @@
 """The settings that each minibatch of a round is trained with: written during the first branch's turn, and the same for the others.
 
 `around(batches)` lets a branch take all steps of a round before the next one begins, and each of them has to see the learning rate of the
-minibatch's place. A scheduler is stepped in the first branch's turn. What has changed in the groups from place to place stands there
-under ``PREFIX.PLACE.KEY``, so that it is saved and loaded with everything else; ``PREFIX.next.KEY`` is what the next round begins with.
+minibatch's place. A scheduler is stepped in the first branch's turn. In a state dict what has changed from place to place stands in the
+groups, under ``PREFIX.PLACE.KEY``; ``PREFIX.next.KEY`` is what the next round begins with.
 """
 
 from collections.abc import Callable, Sequence
-from operator import is_
 from typing import Any
 
 import torch
@@ -14,108 +13,142 @@ from torch import Tensor
 
 from lookaround.optim.watch import Group, Watch
 
+_NEXT = "next"
+# The settings of all groups at one place.
+_Settings = list[Group]
+
 
 class Replay:
     """Records settings in the first branch's turn, and puts them back in the others'.
 
     Args:
-        prefix: of what stands in the groups.
+        prefix: of what stands in a state dict's groups.
         common: whether a group's key is one that users and schedulers write, for all branches.
 
     Attributes:
-        holds: whether the groups hold noted settings; None where they have not been seen.
+        holds: whether settings have changed during the first branch's turn, so that there is something to put back.
     """
 
     def __init__(self, prefix: str, common: Callable[[Group, str], bool]) -> None:
-        self._prefix, self._common = prefix, common
+        self._head, self._common = f"{prefix}.", common
         self._watch = Watch(common)
-        self._seen: list[Group] = []
-        self.holds: bool | None = None
+        self._now: _Settings = []
+        self._forget()
+
+    def _forget(self) -> None:
+        self._places: list[_Settings] = []
+        self._next: _Settings | None = None
+        self._changing: list[set[str]] = []
+        self.holds = False
 
     def record(self, groups: Sequence[Group], place: int) -> None:
-        """Note the settings at a place of the first branch's turn. Quick where none has changed so far, as in what follows."""
-        if not self.holds and self._watch.same(groups):
-            return
-        now = [self._settings(group) for group in groups]
-        for group, old, new in zip(groups, (self._seen if place else []) or now, now, strict=False):
-            changed = [key for key in new if key in old and not _same(old[key], new[key])]
-            for key in {*changed, *self._noted(group)} & new.keys():
-                for before in range(place):
-                    group.setdefault(f"{self._prefix}.{before}.{key}", old.get(key))
-                group[f"{self._prefix}.{place}.{key}"] = new[key]
-        self._look(groups)
+        """Note the settings at a place of the first branch's turn. Quick where none has changed."""
+        if not place:
+            self._forget()
+        if not self._watch.same(groups):
+            self._look(groups)
+        if place > len(self._places):  # a checkpoint says nothing of places before which nothing had changed
+            self._places = [self._now] * place
+        before, self._places[place:] = self._places[place - 1] if place else self._now, [self._now]
+        if before is not self._now:
+            self._note_changes(before)
 
     def _look(self, groups: Sequence[Group]) -> None:
-        self._seen = [self._settings(group) for group in groups]
-        self.holds = any(map(self._noted, groups))
         self._watch.look(groups)
+        self._now = self._watch.settings()
+
+    def _note_changes(self, before: _Settings) -> None:
+        self._changing += [set() for _ in self._now[len(self._changing) :]]
+        for keys, old, new in zip(self._changing, before, self._now, strict=False):
+            changed = [key for key, value in new.items() if old.get(key, value) is not value]
+            keys.update([key for key in changed if not _same(old[key], new[key])])
 
     def end_of_first(self, groups: Sequence[Group], places: int) -> None:
         """The first branch's turn is over: what holds now is for the next round."""
         self.record(groups, places)
-        for group in groups if self.holds else ():
-            for key in self._noted(group):
-                group[f"{self._prefix}.next.{key}"] = group.pop(f"{self._prefix}.{places}.{key}")
+        self._next = self._places.pop()
+        self.holds = any(self._changing)
 
-    def put(self, groups: Sequence[Group], place: int | str) -> None:
-        """Have the settings of a place in the groups; of ``"next"`` after the last branch's turn."""
-        if self.holds is False:
-            return
-        for group in groups:
-            for key in self._noted(group):
-                if f"{self._prefix}.{place}.{key}" in group:
-                    _assign(group, key, group[f"{self._prefix}.{place}.{key}"])
-        self._look(groups)
+    def put(self, groups: Sequence[Group], place: int) -> None:
+        """Have the settings of a place in the groups."""
+        if self.holds:
+            self._put(groups, self._places[place])
+        elif not self._now:
+            self._look(groups)
+
+    def _put(self, groups: Sequence[Group], settings: _Settings) -> None:
+        for group, keys, values in zip(groups, self._changing, settings, strict=False):
+            for key in keys:
+                if key in values:
+                    _assign(group, key, values[key])
+        self._watch.look_at(groups, self._changing)
+        self._now = settings
 
     def check(self, groups: Sequence[Group], branch: int) -> None:
         """Raise ValueError where settings have changed in the turn of a branch that is not the first.
 
-        To be called after its last minibatch; after each where settings are noted: what is put back from place to place would cover a
-        change.
+        To be called after its last minibatch; after each where settings are put back: that would cover a change.
         """
         if self._watch.same(groups):
             return
-        for group, old in zip(groups, self._seen, strict=False):
-            for key, value in self._settings(group).items():
-                if key in old and not _same(old[key], value):
+        for group, settings in zip(groups, self._now, strict=False):
+            for key, value in settings.items():
+                if key in group and self._common(group, key) and not _same(value, group[key]):
                     raise ValueError(
                         f"{key!r} was changed in the turn of branch {branch}, when others have trained on these minibatches: in "
                         "around(batches), step schedulers in the turn of the first branch, after its step"
                     )
 
-    def forget(self, groups: Sequence[Group]) -> None:
-        """Begin a new round."""
-        if self.holds is False:
-            return
-        self.look_again()
-        for group in groups:
-            for key in [key for key in group if key.startswith(f"{self._prefix}.")]:
-                del group[key]
+    def end(self, groups: Sequence[Group]) -> None:
+        """The last branch's turn is over: have what the next round begins with in the groups, and begin anew."""
+        if self.holds and self._next is not None:
+            self._put(groups, self._next)
+        self._forget()
 
-    def look_again(self) -> None:
-        """Know nothing of the groups: others have been loaded."""
-        self._seen, self.holds = [], None
+    # -- checkpoints ----------------------------------------------------------------------------------------------------------
+
+    def saved(self) -> list[Group]:
+        """What a state dict says of it in each group."""
+        named: list[tuple[str, _Settings]] = [(str(place), of) for place, of in enumerate(self._places)]
+        named += [(_NEXT, self._next)] if self._next else []
+        said: list[Group] = [{} for _ in self._changing]
+        for name, settings in named:
+            for of, keys, values in zip(said, self._changing, settings, strict=False):
+                of |= {f"{self._head}{name}.{key}": values[key] for key in sorted(keys & values.keys())}
+        return said
+
+    def load(self, groups: Sequence[Group]) -> None:
+        """Take what a state dict said of it out of the groups."""
+        found = [self._taken_from(group) for group in groups]
+        self._watch.look(groups)
+        now, self._now = self._watch.settings(), []  # what is written before the loop goes on is as if it had been saved
         self._watch.forget()
+        names = {name for of in found for name in of}
+        rows = {name: [{**one, **of.get(name, {})} for one, of in zip(now, found, strict=True)] for name in names}
+        self._next = rows.pop(_NEXT, None)
+        self._places = [rows.get(str(place), now) for place in range(1 + max(map(int, rows), default=-1))]
+        self._changing = [{key for settings in of.values() for key in settings} for of in found]
+        self.holds = any(self._changing)
 
-    def _noted(self, group: Group) -> set[str]:
-        head = f"{self._prefix}.0."
-        return {key.removeprefix(head) for key in group if key.startswith(head)}
-
-    def _settings(self, group: Group) -> Group:
-        common = {key: value for key, value in group.items() if self._common(group, key)}
-        return {k: v.detach().clone() if isinstance(v, Tensor) else v for k, v in common.items()}
+    def _taken_from(self, group: Group) -> dict[str, Group]:
+        """Settings by the name of the place."""
+        found: dict[str, Group] = {}
+        for name in [name for name in group if name.startswith(self._head)]:
+            place, _, key = name.removeprefix(self._head).partition(".")
+            found.setdefault(place, {})[key] = group.pop(name)
+        return found
 
 
 def _same(old: Any, new: Any) -> bool:
     if isinstance(old, Tensor) and isinstance(new, Tensor):
         return torch.equal(old, new)
-    return is_(old, new) or (type(old) is type(new) and bool(old == new))
+    return old is new or (type(old) is type(new) and bool(old == new))
 
 
-@torch.no_grad()
 def _assign(group: Group, key: str, value: Any) -> None:
     """Write a setting as a scheduler does: a tensor in place."""
-    if isinstance(group.get(key), Tensor) and isinstance(value, Tensor):
-        group[key].copy_(value)
+    if isinstance(value, Tensor) and isinstance(group.get(key), Tensor):
+        with torch.no_grad():
+            group[key].copy_(value)
     else:
         group[key] = value

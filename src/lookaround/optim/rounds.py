@@ -184,9 +184,7 @@ class Rounds(Run):
 
     def end_block(self) -> None:
         """The minibatches taken together are done with: the settings that hold are those after the last one."""
-        groups = self.branches.groups
-        self.replay.put(groups, "next")
-        self.replay.forget(groups)
+        self.replay.end(self.branches.groups)
         self.at, self.done, self.made = None, 0, 0
 
     def block_size(self) -> int:

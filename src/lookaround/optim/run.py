@@ -135,7 +135,7 @@ class Run:
         self.showing = None
         self.resumed, self.fresh, self.noted = self.place.taken > 0, True, ()
         self._watched = self._several
-        self.replay.look_again()
+        self.replay.load(self.branches.groups)
 
     def wait(self) -> None:
         """Have everything that is under way come, for a state that holds all of it."""

@@ -24,7 +24,6 @@ class Saved(Held):
             for key in (*COUNTERS, *IN_BLOCK, "has_slow", "has_training", "tensors", "entries", UNDER_WAY, LEFT_OUT)
         ),
         "inner.",
-        "replay.",
     )
 
     @property
@@ -58,7 +57,9 @@ class Saved(Held):
         now |= {"tensors": count(state), "entries": sum(map(bool, state.values()))}
         now |= self._run.said()
         now |= {f"outer.{key}": value for key, value in outer.settings().items()} if outer else {}
-        groups = [{**g, **{self._key(key): value for key, value in now.items()}} for g in state_dict["param_groups"]]
+        saved = [*self._run.replay.saved(), *[{}] * len(state_dict["param_groups"])]
+        named = {self._key(key): value for key, value in now.items()}
+        groups = [{**group, **named, **replay} for group, replay in zip(state_dict["param_groups"], saved, strict=False)]
         return {**state_dict, "param_groups": groups}
 
     def _load(self, state_dict: Group) -> None:

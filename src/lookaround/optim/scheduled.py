@@ -62,8 +62,7 @@ class Scheduled(Saved):
 
     def _fresh_settings(self) -> Group:
         fresh = {key: value for key, value in self.param_groups[0].items() if self._owns_setting(key)}
-        dropped = (self._key("inner."), self._key("replay."))
-        fresh = {key: value for key, value in fresh.items() if not key.startswith(dropped)}
+        fresh = {key: value for key, value in fresh.items() if not key.startswith(self._key("inner."))}
         fresh |= {self._key(key): value for key, value in begin.fresh(self._run.branches.local.start).items()}
         fresh |= {key: 0 for key in map(self._key, (UNDER_WAY, LEFT_OUT)) if key in fresh}
         return fresh | {self._key(key): value(0) for key, value in self._run.schedules.items()}

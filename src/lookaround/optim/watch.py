@@ -1,7 +1,7 @@
 """Whether anyone has written into parameter groups: asked at every step, so answered by one comparison of identities a group."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -10,15 +10,20 @@ Group = dict[str, Any]
 _NAMES = ("params", "param_names")
 
 
-# A group as it was seen: how many keys it had, what stood under those that are watched, and the versions of tensors among that.
-_Seen = tuple[Group, int, list[tuple[str, Any]], list[tuple[Tensor, int]]]
+class _Seen(NamedTuple):
+    """A group as it was seen: the names of all its keys, what stood under those that are watched, the versions of tensors among that."""
+
+    group: Group
+    names: list[str]
+    settings: Group
+    versions: list[tuple[str, Tensor, int]]
 
 
 class Watch:
     """Remembers the values under some keys of groups.
 
     Args:
-        watched: whether a group's key is one of them; `params` never is.
+        watched: whether a group's key is one of them, which the names of its keys alone decide; `params` never is.
 
     >>> groups = [{"params": [], "lr": 0.1}]
     >>> watch = Watch(lambda group, key: True)
@@ -33,26 +38,48 @@ class Watch:
         self._seen: list[_Seen] = []
 
     def look(self, groups: Sequence[Group]) -> None:
-        """Remember the groups as they are."""
-        self._seen = [self._see(group) for group in groups]
+        """Remember the groups as they are. Quick where they have the keys that they had."""
+        before = self._seen if len(self._seen) == len(groups) else [None] * len(groups)
+        self._seen = [self._see(group, seen) for group, seen in zip(groups, before, strict=True)]
 
-    def _see(self, group: Group) -> _Seen:
-        watched = [(key, group[key]) for key in group if key not in _NAMES and self._watched(group, key)]
-        return group, len(group), watched, [(v, v._version) for _, v in watched if isinstance(v, Tensor)]
+    def _see(self, group: Group, before: _Seen | None) -> _Seen:
+        names = list(group)
+        if before is not None and before.names == names:
+            settings = before.settings
+            new = {key: group[key] for key, value in settings.items() if group[key] is not value}
+            settings.update(new)
+            tensors = {**new, **{key: settings[key] for key, _, _ in before.versions}}
+        else:
+            tensors = settings = {key: group[key] for key in names if key not in _NAMES and self._watched(group, key)}
+        versions = [(key, value, value._version) for key, value in tensors.items() if isinstance(value, Tensor)]
+        return _Seen(group, names, settings, versions)
+
+    def look_at(self, groups: Sequence[Group], keys: Sequence[set[str]]) -> None:
+        """Remember what has been written under some keys of groups that were looked at: as `look`, and quicker."""
+        if len(groups) != len(self._seen) or any(seen.versions for seen in self._seen):
+            self.look(groups)
+            return
+        for group, written, seen in zip(groups, keys, self._seen, strict=False):
+            for key in written & seen.settings.keys():
+                seen.settings[key] = group[key]
+
+    def settings(self) -> list[Group]:
+        """What was seen of each group; of tensors copies, of what they are by now."""
+        return [{**of.settings, **{key: value.detach().clone() for key, value, _ in of.versions}} for of in self._seen]
 
     def same(self, groups: Sequence[Group]) -> bool:
         """Whether these are the groups that were looked at, with the same objects in them, and no tensor was written to."""
         if len(groups) != len(self._seen):
             return False
         try:
-            for i, (of, size, settings, versions) in enumerate(self._seen):
+            for i, (of, names, settings, versions) in enumerate(self._seen):
                 group = groups[i]
-                if group is not of or len(group) != size:
+                if group is not of or len(group) != len(names):
                     return False
-                for key, value in settings:
+                for key, value in settings.items():
                     if group[key] is not value:
                         return False
-                for tensor, version in versions:
+                for _, tensor, version in versions:
                     if tensor._version != version:
                         return False
         except KeyError:
