@@ -66,7 +66,7 @@ def run_of(method: Training) -> Callable[[], None]:
 
     def run() -> None:
         for position in range(STEPS):
-            method._train_minibatch(Minibatch(method.batches, position))
+            method._train([Minibatch(method.batches, position)])
 
     return run
 

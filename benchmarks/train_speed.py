@@ -54,7 +54,7 @@ def trained(task: VisionTask, method: str, folder: Path) -> Callable[[], None]:
 
     def run() -> None:
         for _ in range(MINIBATCHES):
-            training._train_minibatch(Minibatch(training.batches, training.step))
+            training._train([Minibatch(training.batches, training.step)])
 
     return run
 

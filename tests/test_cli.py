@@ -251,10 +251,10 @@ def test_an_interruption_outside_training_is_one_line_too(tmp_path, capsys, monk
 
 
 def test_a_bug_keeps_its_traceback(tmp_path, monkeypatch):
-    def broken(self: Training, minibatch: object) -> None:
+    def broken(self: Training, minibatches: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(Training, "_train_minibatch", broken)
+    monkeypatch.setattr(Training, "_train", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         main(command("sgd", tmp_path))
 

@@ -31,18 +31,18 @@ def train(rank: int, size: int, out: str, *more: str) -> int:
 
 def interrupted(rank: int, size: int, out: str, *more: str) -> int:
     """Ctrl-C reaches the last process alone, in the middle of lookaround's run."""
-    take = Training._train_minibatch
+    take = Training._train
 
-    def taking(self, minibatch):
-        take(self, minibatch)
+    def taking(self, minibatches):
+        take(self, minibatches)
         if self.label.startswith("lookaround:") and self.step == 3 and rank == size - 1:
             os.kill(os.getpid(), signal.SIGINT)
 
-    Training._train_minibatch = taking
+    Training._train = taking
     try:
         return train(rank, size, out, *more)
     finally:
-        Training._train_minibatch = take
+        Training._train = take
 
 
 def main(rank: int, most: int, store, folder: str) -> None:

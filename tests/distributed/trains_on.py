@@ -21,17 +21,17 @@ WORDS += ["--width", "4", "--threads", "1", "--methods", *METHODS]
 
 def journalled(journal: Journal) -> None:
     """Have trainings say where they begin, and each of their steps."""
-    train, take = Training.train, Training._train_minibatch
+    train, take = Training.train, Training._train
 
     def training(self, stop):
         journal.write("begins", step_of(self))
         return train(self, stop)
 
-    def taking(self, minibatch):
-        take(self, minibatch)
+    def taking(self, minibatches):
+        take(self, minibatches)
         journal.write("took", step_of(self))
 
-    Training.train, Training._train_minibatch = training, taking
+    Training.train, Training._train = training, taking
 
 
 def step_of(training: Training) -> int:

@@ -202,7 +202,7 @@ def test_a_joined_ensemble_gives_each_part_every_other_minibatch(start):
     for turn, part in enumerate(parts):
         for position in range(turn, 8, 2):
             part.step = position
-            part._train_minibatch(Minibatch(part.batches, position))
+            part._train([Minibatch(part.batches, position)])
         part.method.finish()
     expected = [parts[0].model, *parts[1].method.members()]
     for member, other in zip(joined.method.members(), expected, strict=True):
@@ -237,7 +237,7 @@ def test_uniform_soup_is_the_mean_of_members_that_part_at_its_start(start):
         members = training.method.weights()
         if position <= 4:
             assert all(equal(member, members[0]) for member in members)
-        training._train_minibatch(Minibatch(training.batches, position))
+        training._train([Minibatch(training.batches, position)])
     members = training.method.weights()
     assert not equal(members[0], members[1])
     training.method.finish()
@@ -287,7 +287,7 @@ def test_evaluating_changes_nothing(start, digits, method):
     joint = "," if ":" in method else ":"
     training = start(f"{method}{joint}norm_stats=reestimate" if takes else method)
     for position in range(4):
-        training._train_minibatch(Minibatch(training.batches, position))
+        training._train([Minibatch(training.batches, position)])
     before = {name: value.clone() for name, value in training.model.state_dict().items()}
     with training.method.evaluation() as predict:
         first = predict(training.task.prepare(digits.test_images))
@@ -348,7 +348,7 @@ def points_of(training) -> list[torch.Tensor]:
     weight, points = training.model[0].weight, []
     for position in range(training.total):
         training.step = position
-        training._train_minibatch(Minibatch(training.batches, position))
+        training._train([Minibatch(training.batches, position)])
         points.append(weight.detach().double().clone())
     training.method.finish()
     return [*points, weight.detach().double()]
@@ -378,7 +378,7 @@ def test_an_average_around_lookaround_is_of_its_averages(start):
     weight = training.model[0].weight
     for position in range(8):
         training.step = position
-        training._train_minibatch(Minibatch(training.batches, position))
+        training._train([Minibatch(training.batches, position)])
         if position % 2 == 1:
             means.append(weight.detach().double().clone())  # the round has ended: the model holds its average
     training.method.finish()

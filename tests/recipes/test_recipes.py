@@ -141,7 +141,7 @@ def test_two_steps(
         before = [parameter.detach().clone() for parameter in training.model.parameters() if parameter.requires_grad]
         training.step = training.total // 10  # after the warm-up, where the learning rate is no longer 0
         for _ in range(2):
-            training._train_minibatch(Minibatch(training.batches, training.step))
+            training._train([Minibatch(training.batches, training.step)])
         after = [parameter for parameter in training.model.parameters() if parameter.requires_grad]
         assert training.tally[1] == 2 * training.batches.branches
         assert any(not torch.equal(one, other) for one, other in zip(before, after, strict=True))

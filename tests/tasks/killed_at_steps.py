@@ -17,17 +17,17 @@ import lookaround.commands.train  # noqa: F401
 from lookaround.cli import main
 from lookaround.experiment.training import Training
 
-# In the first minibatch, and later between two checkpoints: each time before the step's own is written.
+# In the first minibatch, and later, among those of a round that branches take at once: each time before the step's own is written.
 STEPS = (1, 5)
 
 
 def dies(training: Training) -> bool:
     """Whether the run has come to a step where it has not died before; leaves a mark that now it has."""
-    mark = training.folder / f"died-{training.step}"
-    if training.step not in STEPS or mark.exists():
-        return False
-    mark.touch()
-    return True
+    marks = [training.folder / f"died-{step}" for step in STEPS if training.step >= step]
+    new = [mark for mark in marks if not mark.exists()]
+    for mark in new:
+        mark.touch()
+    return bool(new)
 
 
 def run(words: list[str], *, dying: bool) -> int:
@@ -35,14 +35,14 @@ def run(words: list[str], *, dying: bool) -> int:
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    step = Training._train_minibatch
+    train = Training._train
 
-    def last_step(self, minibatch):
-        step(self, minibatch)
+    def last_step(self, minibatches):
+        train(self, minibatches)
         if dying and dies(self):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    Training._train_minibatch = last_step
+    Training._train = last_step
     with open(os.devnull, "w") as nothing:
         os.dup2(nothing.fileno(), 1)
     os._exit(main(words))

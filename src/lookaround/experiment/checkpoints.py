@@ -73,6 +73,13 @@ def random_state() -> dict[str, Any]:
     return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if in_use else []}
 
 
+def drawn_since(before: dict[str, Any]) -> bool:
+    """Whether random numbers have been drawn since `random_state` returned ``before``."""
+    now = random_state()
+    devices = [(before["cpu"], now["cpu"]), *zip(before["cuda"], now["cuda"], strict=True)]
+    return not all(torch.equal(old, new) for old, new in devices)
+
+
 def restore_random_state(state: dict[str, Any]) -> None:
     """Puts back what `random_state` returned."""
     torch.set_rng_state(state["cpu"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +17,7 @@ from torch import Tensor
 from lookaround.errors import DivergedError, InterruptedRunError
 from lookaround.experiment.checkpoints import (
     damaged,
+    drawn_since,
     load_checkpoint,
     random_state,
     restore_random_state,
@@ -36,6 +37,8 @@ from lookaround.tasks.streams import stream_seed
 
 # Minibatches between two looks at the loss on an accelerator, which has to finish its queue for each.
 _LOOK_EVERY = 20
+# Minibatches that are trained on together, at most: who asks for a stop waits for their end.
+_AT_ONCE = 10
 
 
 class Training:
@@ -63,6 +66,8 @@ class Training:
         self.batches, self.total = self.method.setup.batches, self.method.setup.total
         torch.manual_seed(self._training_seed())
         self.step = 0
+        # Whether forward passes draw random numbers, in the order of steps; None as long as that is not known.
+        self._draws: bool | None = None
         self.tally = torch.zeros(2, dtype=torch.float64, device=self.task.device)
         self._ends = self._evaluation_steps()
         self._started = time.perf_counter()
@@ -92,7 +97,7 @@ class Training:
         """Trains to the end, and leaves result, network and checkpoint in the folder.
 
         Args:
-            stop: is asked after every minibatch.
+            stop: is asked after every minibatch, and where branches take those of a round at once after some of them: ten at most.
 
         Raises:
             InterruptedRunError: when ``stop`` says so; a checkpoint has been saved.
@@ -107,7 +112,7 @@ class Training:
 
     def _train_until(self, end: int, records: Records | NoRecords, stop: StopRequest) -> None:
         while self.step < end:
-            self._train_minibatch(Minibatch(self.batches, self.step))
+            self._train(self._next(end))
             # The last minibatch's checkpoint comes after the record, or a kill in between would lose the record.
             if self.step < end:
                 self._save_if_due(stop)
@@ -116,10 +121,27 @@ class Training:
         self.save()
         self._stop_if_asked(stop)
 
-    def _train_minibatch(self, minibatch: Minibatch) -> None:
-        self.method.scale_learning_rate(self.method.learning_rate_factor(self.step))
+    def _next(self, end: int) -> list[Minibatch]:
+        """The minibatches that are trained on together: up to a look at the run, to a checkpoint, and to the end of a round."""
+        most = min(_AT_ONCE, end - self.step, self.method.at_once(self.step))
+        if every := self.prepared.plan.machine.checkpoint_every:
+            most = min(most, every - self.step % every)
+        if self._draws is not False:
+            most = 1
+        return [Minibatch(self.batches, position) for position in range(self.step, self.step + most)]
+
+    def _train(self, minibatches: Sequence[Minibatch]) -> None:
+        factors = [self.method.learning_rate_factor(minibatch.position) for minibatch in minibatches]
+        before = random_state() if self._draws is None else None
         with self._divergence_named():
-            losses = self.method.train_minibatch(minibatch)
+            losses = self.method.train_together(minibatches, factors)
+        if before is not None:
+            self._draws = bool(self.team.agreed(int(drawn_since(before))))
+        for of in losses:
+            self._count(of)
+
+    def _count(self, losses: Tensor) -> None:
+        """A minibatch has been trained on."""
         look = self.task.device.type == "cpu" or (self.step + 1) % _LOOK_EVERY == 0
         shown = self._look(losses) if look else None
         finite = losses.isfinite()
@@ -246,6 +268,7 @@ class Training:
             "model": self.model.state_dict(),
             "method": method,
             "random": random[0],
+            "draws": self._draws,
             "random_of_others": random[1:] if self.method.spread else [],
         }
         save_checkpoint(self._checkpoint, state)
@@ -270,6 +293,7 @@ class Training:
             self.model.load_state_dict(state["model"])
             self.method.load_state_dict(state["method"])
             self._restore_random(state)
+            self._draws = state.get("draws")
             if self.team.first or not self.method.spread:
                 self.tally.copy_(state["tally"])
             self.step = int(state["step"])

@@ -9,16 +9,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from torch import Tensor
-
 from lookaround.averaging import SWAD, RunningAverage, emulated_decay, exponential, lawa, power, tail
 from lookaround.averaging.rules import Rule
-from lookaround.methods.base import Method, Setup
+from lookaround.methods.base import Following, Method, Setup
 from lookaround.methods.norms import buffer_policy, reestimate, reestimated
 from lookaround.methods.settings import Averaging, Help
 from lookaround.methods.trajectory import AveragedTrajectory, Trajectory
 from lookaround.optim.checks import NotFiniteError
-from lookaround.tasks.base import Minibatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +88,7 @@ class Swad(Averaging):
     rate: Annotated[float, Help("the limit, as a multiple of the mean loss when the window opens", least=1)] = 1.3
 
 
-class Averaged(Method):
+class Averaged(Following):
     """Another method's training and an average of its points.
 
     The points of a single trajectory are the weights after each step; those of a method that averages itself are its averages, after
@@ -105,25 +102,21 @@ class Averaged(Method):
     """
 
     def __init__(self, setup: Setup, inner: Method, average: RunningAverage | SWAD, every: int | None = None) -> None:
-        super().__init__(setup)
-        self.inner, self.cost = inner, inner.cost
+        super().__init__(setup, inner)
         self.average: RunningAverage | SWAD = average
         self.every = every or 1
         self.each_step = every is None and steps_are_points(inner)
-        self.spread = inner.spread
         if self.each_step:
             assert isinstance(inner, Trajectory)
             inner.after_step = average.update
 
-    def train_minibatch(self, minibatch: Minibatch) -> Tensor:
-        losses = self.inner.train_minibatch(minibatch)
-        if not self.each_step and (minibatch.position + 1) % self.every == 0:
+    def follow(self, position: int) -> None:
+        if not self.each_step and (position + 1) % self.every == 0:
             with self.inner.averaged():
                 self.average.update()
-        return losses
 
-    def scale_learning_rate(self, factor: float) -> None:
-        self.inner.scale_learning_rate(factor)
+    def until(self, position: int) -> int:
+        return self.every - position % self.every
 
     def learning_rate_factor(self, position: int) -> float:
         return self.inner.learning_rate_factor(position)
@@ -225,12 +218,14 @@ class DenseWindow(Averaged):
     def _begun(self) -> bool:
         return self.average.opened
 
-    def train_minibatch(self, minibatch: Minibatch) -> Tensor:
-        losses = super().train_minibatch(minibatch)
-        if (minibatch.position + 1) % self.evaluate_every == 0 and not self.average.closed:
+    def follow(self, position: int) -> None:
+        super().follow(position)
+        if (position + 1) % self.evaluate_every == 0 and not self.average.closed:
             with self.inner.evaluation() as predict:
                 loss = self.setup.validate(predict)[self.loss]
             if not math.isfinite(loss):
                 raise NotFiniteError(f"the loss on held-out data is {loss}", "the loss on held-out data")
             self.average.evaluated(loss)
-        return losses
+
+    def until(self, position: int) -> int:
+        return min(super().until(position), self.evaluate_every - position % self.evaluate_every)

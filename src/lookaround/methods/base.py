@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -104,6 +105,29 @@ class Method(ABC):
             The detached training loss on each copy, float32 ``(branches,)``.
         """
 
+    def at_once(self, position: int) -> int:
+        """How many minibatches from this one on `train_together` may be given: nothing looks at the weights in between. One by default."""
+        return 1
+
+    def train_together(self, minibatches: Sequence[Minibatch], factors: Sequence[float]) -> Tensor:
+        """Trains on minibatches that follow one another, each with its learning rate.
+
+        The weights are those of one after the other; a method with branches that are independent gives each of them all
+        minibatches before the next branch has its turn.
+
+        Args:
+            minibatches: at most as many as `at_once` allows at the first one's position.
+            factors: for `scale_learning_rate`, one for each.
+
+        Returns:
+            The detached training loss on each copy, float32 ``(minibatches, branches)``.
+        """
+        losses = []
+        for minibatch, factor in zip(minibatches, factors, strict=True):
+            self.scale_learning_rate(factor)
+            losses.append(self.train_minibatch(minibatch))
+        return torch.stack(losses)
+
     @abstractmethod
     def scale_learning_rate(self, factor: float) -> None:
         """Sets every learning rate to ``factor`` times its peak."""
@@ -165,3 +189,40 @@ class Method(ABC):
         Raises:
             ValueError: for a state of another method or another network.
         """
+
+
+class Following(Method):
+    """Another method's training, and something that looks at its weights after some of the minibatches.
+
+    Args:
+        setup: what to train.
+        inner: trains.
+    """
+
+    def __init__(self, setup: Setup, inner: Method) -> None:
+        super().__init__(setup)
+        self.inner, self.cost, self.spread = inner, inner.cost, inner.spread
+
+    @abstractmethod
+    def follow(self, position: int) -> None:
+        """Looks at the weights after a minibatch, if it is time to."""
+
+    @abstractmethod
+    def until(self, position: int) -> int:
+        """The number of minibatches, from this one on, up to the one after which it is time."""
+
+    def train_minibatch(self, minibatch: Minibatch) -> Tensor:
+        losses = self.inner.train_minibatch(minibatch)
+        self.follow(minibatch.position)
+        return losses
+
+    def at_once(self, position: int) -> int:
+        return min(self.inner.at_once(position), self.until(position))
+
+    def train_together(self, minibatches: Sequence[Minibatch], factors: Sequence[float]) -> Tensor:
+        losses = self.inner.train_together(minibatches, factors)
+        self.follow(minibatches[-1].position)
+        return losses
+
+    def scale_learning_rate(self, factor: float) -> None:
+        self.inner.scale_learning_rate(factor)

@@ -55,11 +55,27 @@ class AveragedMembers(MemberEnsemble):
 
     def train_minibatch(self, minibatch: Minibatch) -> Tensor:
         losses = super().train_minibatch(minibatch)
-        within = minibatch.position - self.start + 1
+        self._sample(minibatch.position)
+        return losses
+
+    def at_once(self, position: int) -> int:
+        return min(super().at_once(position), self._until_sampled(position))
+
+    def train_together(self, minibatches: Sequence[Minibatch], factors: Sequence[float]) -> Tensor:
+        losses = super().train_together(minibatches, factors)
+        self._sample(minibatches[-1].position)
+        return losses
+
+    def _until_sampled(self, position: int) -> int:
+        """The number of minibatches, from this one on, up to the next sample."""
+        late = position - self.start
+        return self.cycle - (late % self.cycle if late > 0 else late)
+
+    def _sample(self, position: int) -> None:
+        within = position - self.start + 1
         if within > 0 and within % self.cycle == 0:
             for branch in self.optimizer.around():
                 self.averages[branch].update()
-        return losses
 
     def members(self) -> Sequence[nn.Module]:
         if not self.averages[0].count:

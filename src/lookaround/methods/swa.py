@@ -7,13 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from torch import Tensor
-
 from lookaround.averaging import FoldedSWA
-from lookaround.methods.base import Method, Setup
+from lookaround.methods.base import Following, Method, Setup
 from lookaround.methods.norms import buffer_policy, reestimate, reestimated
 from lookaround.methods.settings import Averaging, Help
-from lookaround.tasks.base import Minibatch
 
 # Samples that a fold should have at least, where the cycle is not chosen.
 _SAMPLES = 5
@@ -46,7 +43,7 @@ def late_part(setup: Setup, settings: Swa, folds: int = 1) -> tuple[int, int, in
     return setup.total - folds * length, length, cycle
 
 
-class LateSWA(Method):
+class LateSWA(Following):
     """Another method's training that ends with SWA at a constant learning rate (Guo et al. 2022, algorithms 1-3).
 
     The folds share the part of the run after ``swa_start`` equally, to the minibatch; the few minibatches that cannot be shared
@@ -63,9 +60,7 @@ class LateSWA(Method):
     """
 
     def __init__(self, setup: Setup, settings: Swa, inner: Method, folds: int = 1) -> None:
-        super().__init__(setup)
-        self.inner, self.cost = inner, inner.cost
-        self.spread = inner.spread
+        super().__init__(setup, inner)
         self.rate = settings.swa_lr
         self.start, length, cycle = late_part(setup, settings, folds)
         self.swa = FoldedSWA(
@@ -81,14 +76,12 @@ class LateSWA(Method):
     def learning_rate_factor(self, position: int) -> float:
         return self.rate if position >= self.start else super().learning_rate_factor(position)
 
-    def train_minibatch(self, minibatch: Minibatch) -> Tensor:
-        losses = self.inner.train_minibatch(minibatch)
-        if minibatch.position >= self.start:
+    def follow(self, position: int) -> None:
+        if position >= self.start:
             self.swa.step()
-        return losses
 
-    def scale_learning_rate(self, factor: float) -> None:
-        self.inner.scale_learning_rate(factor)
+    def until(self, position: int) -> int:
+        return max(1, self.start - position)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

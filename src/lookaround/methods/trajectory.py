@@ -106,12 +106,34 @@ class Branches(AveragedTrajectory):
 
     optimizer: Lookaround
 
+    def at_once(self, position: int) -> int:
+        """What is left of the round, unless branches share what a forward pass writes, or what is read for all copies of a minibatch."""
+        setup, optimizer = self.setup, self.optimizer
+        shares = setup.norm_stats == "copy" and any(True for _ in setup.model.buffers())
+        if shares or setup.batches.read_once:
+            return 1
+        return max(1, optimizer.k - int(optimizer.param_groups[0][f"{optimizer.name}_step"]))
+
+    def train_minibatch(self, minibatch: Minibatch) -> Tensor:
+        return self._train([minibatch], ())[0]
+
+    def train_together(self, minibatches: Sequence[Minibatch], factors: Sequence[float]) -> Tensor:
+        self.scale_learning_rate(factors[0])
+        return self._train(minibatches, factors[1:])
+
+    def _train(self, minibatches: Sequence[Minibatch], later: Sequence[float]) -> Tensor:
+        """Trains with the learning rate that is set, and ``later`` with those of the minibatches after the first."""
+        first = self.optimizer.local_branches.start
+        losses: list[list[Tensor]] = [[] for _ in minibatches]
+        for (place, minibatch), branch in self.optimizer.around(enumerate(minibatches)):
+            losses[place].append(self._step(minibatch.copy(branch)))
+            if branch == first and place < len(later):
+                self.scale_learning_rate(later[place])
+        return torch.stack([torch.stack(of) for of in losses])
+
     @property
     def spread(self) -> bool:  # type: ignore[override]
         return len(self.optimizer.local_branches) < self.optimizer.branches
-
-    def turns(self, minibatch: Minibatch) -> Iterable[int]:
-        return self.optimizer.around()
 
     def part_state_dict(self) -> dict[str, Any]:
         if not self.spread:

@@ -121,7 +121,10 @@ class Replay:
         """Take what a state dict said of it out of the groups."""
         found = [self._taken_from(group) for group in groups]
         self._watch.look(groups)
-        now, self._now = self._watch.settings(), []  # what is written before the loop goes on is as if it had been saved
+        now, self._now = (
+            self._watch.settings(),
+            [],
+        )  # what is written before the loop goes on is as if it had been saved
         self._watch.forget()
         names = {name for of in found for name in of}
         rows = {name: [{**one, **of.get(name, {})} for one, of in zip(now, found, strict=True)] for name in names}

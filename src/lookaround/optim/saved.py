@@ -59,7 +59,9 @@ class Saved(Held):
         now |= {f"outer.{key}": value for key, value in outer.settings().items()} if outer else {}
         saved = [*self._run.replay.saved(), *[{}] * len(state_dict["param_groups"])]
         named = {self._key(key): value for key, value in now.items()}
-        groups = [{**group, **named, **replay} for group, replay in zip(state_dict["param_groups"], saved, strict=False)]
+        groups = [
+            {**group, **named, **replay} for group, replay in zip(state_dict["param_groups"], saved, strict=False)
+        ]
         return {**state_dict, "param_groups": groups}
 
     def _load(self, state_dict: Group) -> None:

@@ -64,7 +64,7 @@ def test_a_run_of_lookaround_train_follows_the_plain_loop_step_by_step(folder: P
     found = []
     for position in range(training.total):
         before = training.tally[0].item()
-        training._train_minibatch(Minibatch(training.batches, position))
+        training._train([Minibatch(training.batches, position)])
         found.append(training.tally[0].item() - before)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)  # the task takes its loss in float32
     assert expected[-1] < 0.6 * expected[0]
