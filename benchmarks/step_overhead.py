@@ -74,6 +74,36 @@ def loading(optimizer: Lookaround, steps: int) -> Run:
     return run
 
 
+def _next_rate(optimizer: Optimizer) -> None:
+    """What a scheduler does to the groups, and nothing else of it."""
+    for group in optimizer.param_groups:
+        group["lr"] *= 0.999
+
+
+def scheduled(optimizer: Lookaround, steps: int) -> Run:
+    """Passes of `around()`, each with a learning rate of its own."""
+
+    def run() -> None:
+        for _ in range(steps // BRANCHES):
+            for _ in optimizer.around():
+                optimizer.step()
+            _next_rate(optimizer)
+
+    return run
+
+
+def scheduled_loading(optimizer: Lookaround, steps: int) -> Run:
+    """Minibatches of `around(loader)`, each with a learning rate of its own."""
+
+    def run() -> None:
+        for _, branch in optimizer.around(repeat(None, steps // BRANCHES)):
+            optimizer.step()
+            if branch == 0:
+                _next_rate(optimizer)
+
+    return run
+
+
 def _lookahead_floor(tensors: int) -> Run:
     """Inner steps, and every k one lerp and one copy over all tensors."""
     params = parameters(tensors)
@@ -150,7 +180,7 @@ def lookaheads(tensors: int) -> Iterator[tuple[str, Run]]:
 
 
 def lookarounds(tensors: int) -> Iterator[tuple[str, Run]]:
-    """Lookaround's three loops, and the floors of the first and the last."""
+    """Lookaround's three loops, the floors of the first and the last, and the last two with a scheduler."""
 
     def wrapped() -> Lookaround:
         return Lookaround(sgd(parameters(tensors)), branches=BRANCHES, k=K)
@@ -161,6 +191,8 @@ def lookarounds(tensors: int) -> Iterator[tuple[str, Run]]:
     yield "  floor: an exchange a step", _branch_floor(tensors, 1)
     yield "Lookaround d = 3, around(loader)", loading(wrapped(), steps)
     yield "  floor: an exchange every k steps", _branch_floor(tensors, K)
+    yield "  around(), a rate a minibatch", scheduled(wrapped(), steps)
+    yield "  around(loader), a rate a minibatch", scheduled_loading(wrapped(), steps)
 
 
 def main(repeats: int = 25) -> None:

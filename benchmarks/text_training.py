@@ -21,7 +21,6 @@ from lookaround.experiment import Plan
 from lookaround.experiment.display import Lines
 from lookaround.experiment.running import prepare
 from lookaround.experiment.training import Training
-from lookaround.tasks.base import Minibatch
 
 STEPS = 5  # of a round of Lookaround, its average included
 WORDS = 4000
@@ -65,8 +64,9 @@ def run_of(method: Training) -> Callable[[], None]:
     method.display.run("", 0, method.total)
 
     def run() -> None:
-        for position in range(STEPS):
-            method._train([Minibatch(method.batches, position)])
+        method.step = 0
+        while method.step < STEPS:
+            method._train(method._next(STEPS))
 
     return run
 

@@ -15,7 +15,6 @@ from lookaround.experiment import Budget, Display, Machine, Plan
 from lookaround.experiment.running import Prepared
 from lookaround.experiment.training import Training
 from lookaround.methods import Spec
-from lookaround.tasks.base import Minibatch
 from lookaround.tasks.vision import VisionConfig, VisionTask
 from lookaround.tasks.vision.batches import branch_augmentations
 from lookaround.tasks.vision.data import ImageData, random_crop
@@ -53,8 +52,9 @@ def trained(task: VisionTask, method: str, folder: Path) -> Callable[[], None]:
     training = Training(Prepared(plan, task, budget, 600.0), spec, 0, folder, Silent())
 
     def run() -> None:
-        for _ in range(MINIBATCHES):
-            training._train([Minibatch(training.batches, training.step)])
+        end = training.step + MINIBATCHES
+        while training.step < end:
+            training._train(training._next(end))
 
     return run
 

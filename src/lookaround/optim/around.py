@@ -57,7 +57,7 @@ def _turns(rounds: Rounds) -> Iterator[int]:
     rounds.take_start()
     local = rounds.branches.local
     for branch in range(rounds.place.branch, local.stop):
-        before, rounds.last = gradients.seen(rounds.branches.groups), branch + 1 == local.stop
+        before, rounds.last = gradients.seen(rounds.branches.optimizer.param_groups), branch + 1 == local.stop
         yield branch
         if not rounds.place.taken:
             _note_gradient(rounds, before)
@@ -86,7 +86,7 @@ def _turn_over(rounds: Rounds, block: list[Batch], branch: int) -> Iterator[tupl
     local, replay = rounds.branches.local, rounds.replay
     first, last = branch == local.start, branch + 1 == local.stop
     for at in range(rounds.done, len(block)):
-        groups, ends = rounds.branches.groups, at + 1 == len(block)
+        groups, ends = rounds.branches.optimizer.param_groups, at + 1 == len(block)
         if not first:
             replay.put(groups, at)
         elif not last:
@@ -97,14 +97,14 @@ def _turn_over(rounds: Rounds, block: list[Batch], branch: int) -> Iterator[tupl
         if not rounds.place.taken:
             _note_gradient(rounds, before)
         if not first and (ends or replay.holds):
-            replay.check(rounds.branches.groups, branch)
+            replay.check(rounds.branches.optimizer.param_groups, branch)
         rounds.done = at + 1
     rounds.at, rounds.done = None, 0
     if first and not last:
-        replay.end_of_first(rounds.branches.groups, len(block))
+        replay.end_of_first(rounds.branches.optimizer.param_groups, len(block))
 
 
 def _note_gradient(rounds: Rounds, before: gradients.Seen | None) -> None:
     """Remember the gradient that a turn without a step leaves: it must not be added to another branch's."""
     if len(rounds.branches.local) > 1:
-        rounds.stale = gradients.left(rounds.branches.groups, before) or rounds.stale
+        rounds.stale = gradients.left(rounds.branches.optimizer.param_groups, before) or rounds.stale

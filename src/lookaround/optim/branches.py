@@ -58,25 +58,20 @@ class Branches:
         self.parameters = Parameters()
         self._seen: dict[int, inner.Keys] = {}
 
-    @property
-    def groups(self) -> list[dict[str, Any]]:
-        """The parameter groups, common to all branches."""
-        return self.optimizer.param_groups
-
     def others(self) -> list[int]:
         """The branches here that are not in the model."""
         return [b for b in self.local if b != self.current]
 
     def params(self) -> list[Tensor]:
         """All parameters, in the order of the groups."""
-        return [p for group in self.groups for p in group["params"]]
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def follow(self, known: Iterable[Tensor] = ()) -> None:
         """Take note of the parameters and buffers there are now: sets begin with the values of what is new.
 
         Parameters that are not trained have no part in it, unless they had when they were frozen, or are among those ``known``.
         """
-        if not self.parameters.same(self.groups):
+        if not self.parameters.same(self.optimizer.param_groups):
             params = self.params()
             if self.parameters.differ(params):
                 self._drop_entries_but(params)
@@ -112,10 +107,10 @@ class Branches:
     def fork(self) -> None:
         """Give each waiting branch what it does not have yet: everything at first, later what new parameters bring."""
         if len(self.local) == 1:
-            if not self.parameters.are(self.groups):
+            if not self.parameters.are(self.optimizer.param_groups):
                 self.follow()
             return
-        if self._forked and self.model is None and self.parameters.same(self.groups):
+        if self._forked and self.model is None and self.parameters.same(self.optimizer.param_groups):
             return
         self.follow()
         self._fork_missing()
@@ -123,7 +118,7 @@ class Branches:
 
     def _fork_missing(self) -> None:
         if missing := [b for b in self.others() if b not in self.idle]:
-            self.own_values.fork(self.groups)
+            self.own_values.fork(self.optimizer.param_groups)
         for branch in missing:
             self.restart(branch)
         for kept in self.kept:
@@ -138,7 +133,7 @@ class Branches:
     def restart_idle(self) -> None:
         """Give every waiting branch a copy of the inner optimizer in place, and of what is its own in the groups."""
         if self.idle:
-            self.own_values.fork(self.groups)
+            self.own_values.fork(self.optimizer.param_groups)
         for branch in self.idle:
             self.restart(branch)
 
@@ -154,7 +149,9 @@ class Branches:
             (kept.rename if same_weights else kept.exchange)(theirs, ours)
         held = self.idle.pop(branch, None)
         if held is not None:
-            groups = self.groups  # those inside write their counters into them, before they are put aside
+            groups = (
+                self.optimizer.param_groups
+            )  # those inside write their counters into them, before they are put aside
             inner.exchange(self._optimizers, held, self._seen)
             self.idle[current] = held
             if self.own_values.any:

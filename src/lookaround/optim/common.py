@@ -182,7 +182,7 @@ class Common:
                 lists = [of[name].branches.weights.values(SLOW) for of in inside]
                 ours = rounds.branches.weights.values(SLOW)
                 slow = self._slow_of(f"slow.{name}.slow", ours, branches.weights.values(SLOW))
-                yield from by_group(branches.groups, lists, slow, alphas)
+                yield from by_group(branches.optimizer.param_groups, lists, slow, alphas)
 
     def _slow_of(self, label: str, ours: Mapping[Any, Tensor], start: Mapping[Any, Tensor]) -> ByParam:
         """φ of something kept by parameter, which begins at ``start``; nothing where no φ is kept."""
@@ -201,7 +201,7 @@ class Common:
 
     def prepare(self) -> None:
         """Create all of φ with the first step: a checkpoint's keys do not change after it."""
-        list(self._nested_slow([1.0] * len(self._branches.groups)))
+        list(self._nested_slow([1.0] * len(self._branches.optimizer.param_groups)))
         if self._mode == "interpolate":
             for name, ours in momentum.moments(self._branches.entries(self._branches.current)).items():
                 self._slow_momentum(name, ours)
@@ -224,7 +224,8 @@ class Common:
         ours = found[self._branches.current - self._branches.local.start]
         names = [(name, self._slow_momentum(name, of)) for name, of in ours.items()]
         each = [([of.get(name, {}) for of in found], slow) for name, slow in names]
-        return [pair for lists, slow in each for pair in by_group(self._branches.groups, lists, slow, alphas)]
+        groups = self._branches.optimizer.param_groups
+        return [pair for lists, slow in each for pair in by_group(groups, lists, slow, alphas)]
 
     def _slow_momentum(self, name: str, ours: ByParam) -> ByParam:
         start = {p: torch.zeros_like(clone([m], wide=True)[0]) for p, m in ours.items()}

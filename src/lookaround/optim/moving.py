@@ -114,7 +114,7 @@ class Moving:
         """The mean over all branches of the weights of each group, beside φ, with the group's α."""
         weights, count = self._branches.weights, len(self._branches.local)
         values = [*self._lists(weights), *([lost] if lost is not None else [])]
-        for lists, alpha in by_group(self._branches.groups, values, weights.values(SLOW), alphas):
+        for lists, alpha in by_group(self._branches.optimizer.param_groups, values, weights.values(SLOW), alphas):
             slow, owed = lists[-1], lists[count] if lost is not None else None
             means = self._rows.means(lists[:count], part, slow, start=slow, lost=owed)
             settle(means, count, partial(towards, alpha), only)

@@ -161,7 +161,7 @@ class Overlap:
             outer.follow(weights.values(SLOW))
             outer.step(mean)
             return slow
-        for (of, phi), alpha in by_group(self._branches.groups, [mean], slow, alphas) if slow else ():
+        for (of, phi), alpha in by_group(self._branches.optimizer.param_groups, [mean], slow, alphas) if slow else ():
             for each, where in blocks(of, phi):
                 towards(alpha, each, where, False)
         return slow or mean

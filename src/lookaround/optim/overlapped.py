@@ -51,7 +51,7 @@ class Overlapped(Rounds):
         if self.start:
             return super().end_round(skipped)
         branches = self.branches
-        check_count("k", branches.groups[0][self._k])
+        check_count("k", branches.optimizer.param_groups[0][self._k])
         if self.until:
             self._land()
         self.flight.send(self.place.round)
@@ -152,7 +152,7 @@ class Overlapped(Rounds):
     def resume(self) -> None:
         """Go on from the counters in the groups, outside of any loop."""
         super().resume()
-        group = self.branches.groups[0]
+        group = self.branches.optimizer.param_groups[0]
         self.until = group.get(f"{self.name}_{UNDER_WAY}", 0)
         left_out = group.get(f"{self.name}_{LEFT_OUT}", 0)
         self.flight.go_on([not left_out >> b & 1 for b in range(self.common.branches)])

@@ -42,16 +42,20 @@ class Replay:
         self.holds = False
 
     def record(self, groups: Sequence[Group], place: int) -> None:
-        """Note the settings at a place of the first branch's turn. Quick where none has changed."""
+        """Note the settings at a place of the first branch's turn. Quick where none has changed yet."""
         if not place:
             self._forget()
-        if not self._watch.same(groups):
-            self._look(groups)
-        if place > len(self._places):  # a checkpoint says nothing of places before which nothing had changed
-            self._places = [self._now] * place
-        before, self._places[place:] = self._places[place - 1] if place else self._now, [self._now]
-        if before is not self._now:
-            self._note_changes(before)
+        if self._watch.same(groups):
+            if self._places:
+                self._places[place:] = self._places[-1:]
+            return
+        before = self._now
+        self._look(groups)
+        if place:
+            # Of places before the first change nothing has been noted so far.
+            self._places += [before or self._now] * (place - len(self._places))
+            self._note_changes(self._places[place - 1])
+            self._places[place:] = [self._now]
 
     def _look(self, groups: Sequence[Group]) -> None:
         self._watch.look(groups)
@@ -66,7 +70,7 @@ class Replay:
     def end_of_first(self, groups: Sequence[Group], places: int) -> None:
         """The first branch's turn is over: what holds now is for the next round."""
         self.record(groups, places)
-        self._next = self._places.pop()
+        self._next = self._places.pop() if self._places else None
         self.holds = any(self._changing)
 
     def put(self, groups: Sequence[Group], place: int) -> None:

@@ -22,7 +22,7 @@ class Rounds(Run):
         if self.place.taken and self.walk is None:
             self.turn_ends()
         branches = self.branches
-        groups = branches.groups
+        groups = branches.optimizer.param_groups
         if self.fresh or branches.parameters.changed(groups):
             self.take_start()
             self.fresh = groups[0][self._start] > 0
@@ -42,7 +42,7 @@ class Rounds(Run):
         """The branch in the model has stepped. Outside of a loop over branches every step is a turn."""
         branches, place = self.branches, self.place
         if self._watched:
-            branches.own_values.after_step(branches.groups)
+            branches.own_values.after_step(branches.optimizer.param_groups)
         if self.adaptive is not None:
             self._adapt(self.adaptive)
         if not place.round and self._has_created_state():
@@ -57,7 +57,7 @@ class Rounds(Run):
     def turn_ends(self) -> None:
         """Move on to the next branch; after the last, count the pass if any branch stepped in it, and end the round after k."""
         branches = self.branches
-        group, local = branches.groups[0], branches.local
+        group, local = branches.optimizer.param_groups[0], branches.local
         start = group[self._start]
         place, missed = self.place, 0
         if self._spread and place.branch + 1 == local.stop:
@@ -93,7 +93,7 @@ class Rounds(Run):
         branches, place = self.branches, self.place
         if place.at_start(branches.local):
             self._begin_round()
-        elif branches.parameters.changed(branches.groups):
+        elif branches.parameters.changed(branches.optimizer.param_groups):
             branches.fork()
 
     def _begin_round(self) -> None:
@@ -114,7 +114,7 @@ class Rounds(Run):
 
     def _needs_slow(self) -> bool:
         """Whether the average that ends a round beginning now asks for φ."""
-        for group in self.branches.groups:
+        for group in self.branches.optimizer.param_groups:
             if group[self._alpha] < 1:
                 return True
         return self._keeps_slow
@@ -125,7 +125,7 @@ class Rounds(Run):
         ``skipped`` has a bit for each that nobody here has made.
         """
         branches = self.branches
-        local, groups = branches.local, branches.groups
+        local, groups = branches.local, branches.optimizer.param_groups
         if groups[0][self._start]:
             self.set("start", 0)
             self.place.round_ends(local, counts=False)
@@ -184,19 +184,19 @@ class Rounds(Run):
 
     def end_block(self) -> None:
         """The minibatches taken together are done with: the settings that hold are those after the last one."""
-        self.replay.end(self.branches.groups)
+        self.replay.end(self.branches.optimizer.param_groups)
         self.at, self.done, self.made = None, 0, 0
 
     def block_size(self) -> int:
         """Minibatches that one branch may take before the next: those left of the round, if more than one branch is apart."""
-        group = self.branches.groups[0]
+        group = self.branches.optimizer.param_groups[0]
         return max(1, group[self._k] - self.place.step) if self._several and not group[self._start] else 1
 
     def _adapt(self, adaptive: Adaptive) -> None:
         """Choose α where a round ends with this step."""
         branches = self.branches
         alpha = adaptive.after_step(
-            branches.groups, branches.optimizer.state, branches.weights.values(SLOW), self.common.own
+            branches.optimizer.param_groups, branches.optimizer.state, branches.weights.values(SLOW), self.common.own
         )
         if alpha is not None:
             self.set("alpha", alpha)
@@ -204,7 +204,7 @@ class Rounds(Run):
     def _has_created_state(self) -> bool:
         """Whether the step just made was one that only creates state, for a checkpoint, and does not count."""
         self.common.prepare()
-        if not (self.place.at_start(self.branches.local) and moves_nothing(self.branches.groups)):
+        if not (self.place.at_start(self.branches.local) and moves_nothing(self.branches.optimizer.param_groups)):
             return False
         self.created, self.fresh = not self.start, True
         self.branches.restart_idle()

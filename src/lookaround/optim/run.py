@@ -105,37 +105,37 @@ class Run:
     @property
     def start(self) -> int:
         """Passes still before the first round."""
-        start: int = self.branches.groups[0][self._start]
+        start: int = self.branches.optimizer.param_groups[0][self._start]
         return start
 
     def alphas(self) -> list[float]:
         """α of every group."""
         key = self._alpha
-        return [check_alpha(group[key]) for group in self.branches.groups]
+        return [check_alpha(group[key]) for group in self.branches.optimizer.param_groups]
 
     def set(self, setting: str, value: Any) -> None:
         """Set something in every group."""
-        for group in self.branches.groups:
+        for group in self.branches.optimizer.param_groups:
             group[f"{self.name}_{setting}"] = value
 
     def note(self) -> None:
         """Write the counters into the groups, where they have changed since."""
         now = (*self.place.counters(), self.done, self.made, self.batches)
         if now != self.noted:
-            for group in self.branches.groups:
+            for group in self.branches.optimizer.param_groups:
                 group.update(zip(self._counters, now, strict=True))
             self.noted = now
 
     def resume(self) -> None:
         """Go on from the counters in the groups, outside of any loop."""
-        group = self.branches.groups[0]
+        group = self.branches.optimizer.param_groups[0]
         *place, self.done, self.made, self.batches = (group[counter] for counter in self._counters)
         self.place = Place(*place)
         self.walk, self.left, self.created, self.evaluating, self.stale, self.at = None, False, False, False, None, None
         self.showing = None
         self.resumed, self.fresh, self.noted = self.place.taken > 0, True, ()
         self._watched = self._several
-        self.replay.load(self.branches.groups)
+        self.replay.load(self.branches.optimizer.param_groups)
 
     def wait(self) -> None:
         """Have everything that is under way come, for a state that holds all of it."""

@@ -126,7 +126,7 @@ def _pass_on(rounds: Rounds, change: Callable[[], Any]) -> None:
     current = branches.current
     for branch in [b for b in branches.local if b == current or b in branches.idle]:
         branches.load(branch)
-        branches.own_values.before_step(branches.groups)
+        branches.own_values.before_step(branches.optimizer.param_groups)
         change()
-        branches.own_values.after_step(branches.groups)
+        branches.own_values.after_step(branches.optimizer.param_groups)
     branches.load(current)
