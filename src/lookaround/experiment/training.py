@@ -38,7 +38,7 @@ from lookaround.tasks.streams import stream_seed
 # Minibatches between two looks at the loss on an accelerator, which has to finish its queue for each.
 _LOOK_EVERY = 20
 # Minibatches that are trained on together, at most: who asks for a stop waits for their end.
-_AT_ONCE = 10
+_AT_ONCE = 5
 
 
 class Training:
@@ -97,7 +97,7 @@ class Training:
         """Trains to the end, and leaves result, network and checkpoint in the folder.
 
         Args:
-            stop: is asked after every minibatch, and where branches take those of a round at once after some of them: ten at most.
+            stop: is asked after every minibatch, and where branches take those of a round at once after some of them: five at most.
 
         Raises:
             InterruptedRunError: when ``stop`` says so; a checkpoint has been saved.
