@@ -86,7 +86,11 @@ def test_branches_change_places_once_a_round(start, monkeypatch):
 
     monkeypatch.setattr(branches, "load", spied)
     training.train(never)
-    assert exchanges == 4 * [1, 2, 0]  # the first minibatch alone, what is left of its round, and two rounds; 12 one by one
+    assert exchanges == 4 * [
+        1,
+        2,
+        0,
+    ]  # the first minibatch alone, what is left of its round, and two rounds; 12 one by one
 
 
 def dropping(self):

@@ -37,13 +37,13 @@ class Lookaround(_Forwarding, lookaround.Lookaround):
 class Passes(Lookaround):
     """A step is a pass over the branches, each with the gradients, and the closure, of the step."""
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Callable[[], Any] | None = None, **options: Any) -> Any:
         params = [p for group in self.param_groups for p in group["params"]]
         gradients = [None if p.grad is None else p.grad.clone() for p in params]
         loss = None
         for _ in self.around():
             _give(params, gradients)
-            loss = super().step(closure)
+            loss = super().step(closure, **options)
         return loss
 
 

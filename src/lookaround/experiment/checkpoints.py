@@ -76,8 +76,8 @@ def random_state() -> dict[str, Any]:
 def drawn_since(before: dict[str, Any]) -> bool:
     """Whether random numbers have been drawn since `random_state` returned ``before``."""
     now = random_state()
-    devices = [(before["cpu"], now["cpu"]), *zip(before["cuda"], now["cuda"], strict=True)]
-    return not all(torch.equal(old, new) for old, new in devices)
+    states = [[of["cpu"], *of["cuda"]] for of in (before, now)]
+    return len(states[0]) != len(states[1]) or not all(map(torch.equal, *states))
 
 
 def restore_random_state(state: dict[str, Any]) -> None:

@@ -17,7 +17,6 @@ from torch import Tensor
 from lookaround.errors import DivergedError, InterruptedRunError
 from lookaround.experiment.checkpoints import (
     damaged,
-    drawn_since,
     load_checkpoint,
     random_state,
     restore_random_state,
@@ -27,6 +26,7 @@ from lookaround.experiment.display import Display
 from lookaround.experiment.files import write_json
 from lookaround.experiment.folder import task_digest
 from lookaround.experiment.interrupts import StopRequest
+from lookaround.experiment.order import Order
 from lookaround.experiment.records import NoRecords, Records
 from lookaround.experiment.results import CHECKPOINT, MEMBER, NETWORK, RESULT, Result
 from lookaround.experiment.running import Prepared, new_method, new_network
@@ -66,8 +66,7 @@ class Training:
         self.batches, self.total = self.method.setup.batches, self.method.setup.total
         torch.manual_seed(self._training_seed())
         self.step = 0
-        # Whether forward passes draw random numbers, in the order of steps; None as long as that is not known.
-        self._draws: bool | None = None
+        self._order = Order(self.method, self.team)
         self.tally = torch.zeros(2, dtype=torch.float64, device=self.task.device)
         self._ends = self._evaluation_steps()
         self._started = time.perf_counter()
@@ -126,19 +125,15 @@ class Training:
         most = min(_AT_ONCE, end - self.step, self.method.at_once(self.step))
         if every := self.prepared.plan.machine.checkpoint_every:
             most = min(most, every - self.step % every)
-        if self._draws is not False:
+        if self._order.matters is not False:
             most = 1
         return [Minibatch(self.batches, position) for position in range(self.step, self.step + most)]
 
     def _train(self, minibatches: Sequence[Minibatch]) -> None:
         factors = [self.method.learning_rate_factor(minibatch.position) for minibatch in minibatches]
-        before = random_state() if self._draws is None else None
-        with self._divergence_named():
-            losses = self.method.train_together(minibatches, factors)
-        if before is not None:
-            self._draws = bool(self.team.agreed(int(drawn_since(before))))
-        for of in losses:
-            self._count(of)
+        with self._divergence_named(), self._order.watched(len(minibatches)):
+            for losses in self.method.train_together(minibatches, factors):
+                self._count(losses)
 
     def _count(self, losses: Tensor) -> None:
         """A minibatch has been trained on."""
@@ -268,7 +263,7 @@ class Training:
             "model": self.model.state_dict(),
             "method": method,
             "random": random[0],
-            "draws": self._draws,
+            "order_matters": self._order.matters,
             "random_of_others": random[1:] if self.method.spread else [],
         }
         save_checkpoint(self._checkpoint, state)
@@ -293,7 +288,7 @@ class Training:
             self.model.load_state_dict(state["model"])
             self.method.load_state_dict(state["method"])
             self._restore_random(state)
-            self._draws = state.get("draws")
+            self._order.matters = state.get("order_matters")
             if self.team.first or not self.method.spread:
                 self.tally.copy_(state["tally"])
             self.step = int(state["step"])

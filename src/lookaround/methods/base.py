@@ -8,7 +8,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -106,27 +105,33 @@ class Method(ABC):
         """
 
     def at_once(self, position: int) -> int:
-        """How many minibatches from this one on `train_together` may be given: nothing looks at the weights in between. One by default."""
+        """How many minibatches from this one on `train_together` may be given; one by default.
+
+        More where branches may take several before the next branch has its turn: nothing looks at the weights in between, and what
+        forward passes do is known not to depend on the order of steps (see also `shared_buffers`).
+        """
         return 1
 
-    def train_together(self, minibatches: Sequence[Minibatch], factors: Sequence[float]) -> Tensor:
+    def shared_buffers(self) -> Sequence[Tensor]:
+        """The model's buffers that branches have in common: where forward passes write them, the order of steps matters."""
+        return ()
+
+    def train_together(self, minibatches: Sequence[Minibatch], factors: Sequence[float]) -> Iterator[Tensor]:
         """Trains on minibatches that follow one another, each with its learning rate.
 
-        The weights are those of one after the other; a method with branches that are independent gives each of them all
-        minibatches before the next branch has its turn.
+        The weights are those of one after the other; a method with branches gives each of them all minibatches before the next
+        branch has its turn.
 
         Args:
             minibatches: at most as many as `at_once` allows at the first one's position.
             factors: for `scale_learning_rate`, one for each.
 
-        Returns:
-            The detached training loss on each copy, float32 ``(minibatches, branches)``.
+        Yields:
+            What `train_minibatch` gives, of each minibatch when all its copies are done with.
         """
-        losses = []
         for minibatch, factor in zip(minibatches, factors, strict=True):
             self.scale_learning_rate(factor)
-            losses.append(self.train_minibatch(minibatch))
-        return torch.stack(losses)
+            yield self.train_minibatch(minibatch)
 
     @abstractmethod
     def scale_learning_rate(self, factor: float) -> None:
@@ -219,10 +224,23 @@ class Following(Method):
     def at_once(self, position: int) -> int:
         return min(self.inner.at_once(position), self.until(position))
 
-    def train_together(self, minibatches: Sequence[Minibatch], factors: Sequence[float]) -> Tensor:
-        losses = self.inner.train_together(minibatches, factors)
-        self.follow(minibatches[-1].position)
-        return losses
+    def shared_buffers(self) -> Sequence[Tensor]:
+        return self.inner.shared_buffers()
+
+    def train_together(self, minibatches: Sequence[Minibatch], factors: Sequence[float]) -> Iterator[Tensor]:
+        return last_after(
+            self.inner.train_together(minibatches, factors), lambda: self.follow(minibatches[-1].position)
+        )
 
     def scale_learning_rate(self, factor: float) -> None:
         self.inner.scale_learning_rate(factor)
+
+
+def last_after(rows: Iterator[Tensor], act: Callable[[], None]) -> Iterator[Tensor]:
+    """The rows as they come, the last one after an action."""
+    last = next(rows)
+    for row in rows:
+        yield last
+        last = row
+    act()
+    yield last

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lookaround.averaging import RunningAverage, uniform
-from lookaround.methods.base import Method, Setup
+from lookaround.methods.base import Method, Setup, last_after
 from lookaround.methods.members import Ensemble, MemberEnsemble, MemberSettings, copied_model
 from lookaround.methods.norms import buffer_policy, reestimate
 from lookaround.methods.swa import Swa, late_part
@@ -61,10 +61,8 @@ class AveragedMembers(MemberEnsemble):
     def at_once(self, position: int) -> int:
         return min(super().at_once(position), self._until_sampled(position))
 
-    def train_together(self, minibatches: Sequence[Minibatch], factors: Sequence[float]) -> Tensor:
-        losses = super().train_together(minibatches, factors)
-        self._sample(minibatches[-1].position)
-        return losses
+    def train_together(self, minibatches: Sequence[Minibatch], factors: Sequence[float]) -> Iterator[Tensor]:
+        return last_after(super().train_together(minibatches, factors), lambda: self._sample(minibatches[-1].position))
 
     def _until_sampled(self, position: int) -> int:
         """The number of minibatches, from this one on, up to the next sample."""

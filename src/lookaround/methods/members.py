@@ -60,6 +60,10 @@ class Members(Branches):
         )
         super().__init__(setup, branches)
 
+    @property
+    def keep_buffers(self) -> bool:
+        return True
+
     def weights(self) -> list[Weights]:
         """A copy of each member's weights and buffers; the members go on from where they are."""
         model = self.setup.model

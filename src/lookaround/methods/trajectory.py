@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
+from lookaround.buffers import Buffers
 from lookaround.methods.base import Cost, Method, Setup
 from lookaround.methods.norms import reestimate, reestimated
 from lookaround.optim import Lookahead, Lookaround
@@ -106,30 +107,42 @@ class Branches(AveragedTrajectory):
 
     optimizer: Lookaround
 
+    @property
+    def keep_buffers(self) -> bool:
+        """Whether each branch has buffers of its own, but for those that are not persistent."""
+        return self.setup.norm_stats != "copy"
+
+    def shared_buffers(self) -> Sequence[Tensor]:
+        model = self.setup.model
+        own = {id(buffer) for buffer in Buffers(model).now().values()} if self.keep_buffers else set()
+        return [buffer for buffer in model.buffers() if id(buffer) not in own]
+
     def at_once(self, position: int) -> int:
-        """What is left of the round, unless branches share what a forward pass writes, or what is read for all copies of a minibatch."""
-        setup, optimizer = self.setup, self.optimizer
-        shares = setup.norm_stats == "copy" and any(True for _ in setup.model.buffers())
-        if shares or setup.batches.read_once:
+        optimizer = self.optimizer
+        if self.setup.batches.read_ahead:
             return 1
         return max(1, optimizer.k - int(optimizer.param_groups[0][f"{optimizer.name}_step"]))
 
     def train_minibatch(self, minibatch: Minibatch) -> Tensor:
-        return self._train([minibatch], ())[0]
+        (losses,) = self._train([minibatch], ())
+        return losses
 
-    def train_together(self, minibatches: Sequence[Minibatch], factors: Sequence[float]) -> Tensor:
+    def train_together(self, minibatches: Sequence[Minibatch], factors: Sequence[float]) -> Iterator[Tensor]:
         self.scale_learning_rate(factors[0])
         return self._train(minibatches, factors[1:])
 
-    def _train(self, minibatches: Sequence[Minibatch], later: Sequence[float]) -> Tensor:
+    def _train(self, minibatches: Sequence[Minibatch], later: Sequence[float]) -> Iterator[Tensor]:
         """Trains with the learning rate that is set, and ``later`` with those of the minibatches after the first."""
-        first = self.optimizer.local_branches.start
+        local = self.optimizer.local_branches
         losses: list[list[Tensor]] = [[] for _ in minibatches]
         for (place, minibatch), branch in self.optimizer.around(enumerate(minibatches)):
             losses[place].append(self._step(minibatch.copy(branch)))
-            if branch == first and place < len(later):
+            if branch == local.start and place < len(later):
                 self.scale_learning_rate(later[place])
-        return torch.stack([torch.stack(of) for of in losses])
+            if branch + 1 == local.stop and place + 1 < len(minibatches):
+                yield torch.stack(losses[place])
+        # The last one's when the loop has ended, with an average perhaps.
+        yield torch.stack(losses[-1])
 
     @property
     def spread(self) -> bool:  # type: ignore[override]

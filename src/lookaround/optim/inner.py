@@ -6,7 +6,7 @@ an optimizer keeps, and under whatever key, is in there. (`copy.deepcopy` would 
 """
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
@@ -121,6 +121,8 @@ def copied(optimizers: Sequence[Optimizer], params: Iterable[Tensor], model: nn.
 
 def _copied(optimizer: Optimizer, mine: Attributes, memo: dict[int, Any]) -> Attributes:
     copies = {}
+    # `deepcopy` refuses what is still part of a graph, as state does that was made outside of `no_grad`.
+    memo |= {id(tensor): tensor.detach().clone() for tensor in _of_graphs(mine.get("state"))}
     for key, value in mine.items():
         try:
             copies[key] = deepcopy(value, memo)
@@ -132,6 +134,15 @@ def _copied(optimizer: Optimizer, mine: Attributes, memo: dict[int, Any]) -> Att
             )
             copies[key] = value
     return copies
+
+
+def _of_graphs(value: Any) -> Iterator[Tensor]:
+    """The tensors in a state that are no leaves."""
+    if isinstance(value, Tensor) and not value.is_leaf:
+        yield value
+    elif isinstance(value, Mapping):
+        for inside in value.values():
+            yield from _of_graphs(inside)
 
 
 def _share_groups(optimizer: Optimizer, memo: dict[int, Any]) -> None:

@@ -32,6 +32,7 @@ class Replay:
     def __init__(self, prefix: str, common: Callable[[Group, str], bool]) -> None:
         self._head, self._common = f"{prefix}.", common
         self._watch = Watch(common)
+        # What the groups hold, as far as the watch has seen; of this round where it is known.
         self._now: _Settings = []
         self._forget()
 
@@ -39,33 +40,43 @@ class Replay:
         self._places: list[_Settings] = []
         self._next: _Settings | None = None
         self._changing: list[set[str]] = []
-        self.holds = False
+        self._is_known = self.holds = False
 
     def record(self, groups: Sequence[Group], place: int) -> None:
         """Note the settings at a place of the first branch's turn. Quick where none has changed yet."""
         if not place:
             self._forget()
         if self._watch.same(groups):
-            if self._places:
-                self._places[place:] = self._places[-1:]
+            self._is_known = True
+            self._places[place:] = self._places[-1:]
             return
-        before = self._now
+        before, was_known = self._now, self._is_known
         self._look(groups)
         if place:
             # Of places before the first change nothing has been noted so far.
-            self._places += [before or self._now] * (place - len(self._places))
-            self._note_changes(self._places[place - 1])
+            self._places += [before if was_known else self._now] * (place - len(self._places))
             self._places[place:] = [self._now]
+            self._note_changes(self._places[place - 1])
 
     def _look(self, groups: Sequence[Group]) -> None:
         self._watch.look(groups)
-        self._now = self._watch.settings()
+        self._now, self._is_known = self._watch.settings(), True
 
     def _note_changes(self, before: _Settings) -> None:
+        fewer = len(before) < len(self._now)
+        if fewer or any(new.keys() - old.keys() for old, new in zip(before, self._now, strict=False)):
+            self._fill()
         self._changing += [set() for _ in self._now[len(self._changing) :]]
         for keys, old, new in zip(self._changing, before, self._now, strict=False):
-            changed = [key for key, value in new.items() if old.get(key, value) is not value]
+            changed = [key for key, value in new.items() if old[key] is not value]
             keys.update([key for key in changed if not _same(old[key], new[key])])
+
+    def _fill(self) -> None:
+        """Have what is there now, and was not, at all places before."""
+        for settings in self._places[:-1]:
+            settings += [{} for _ in self._now[len(settings) :]]
+            for old, new in zip(settings, self._now, strict=False):
+                old |= {key: new[key] for key in new.keys() - old.keys()}
 
     def end_of_first(self, groups: Sequence[Group], places: int) -> None:
         """The first branch's turn is over: what holds now is for the next round."""
@@ -74,11 +85,11 @@ class Replay:
         self.holds = any(self._changing)
 
     def put(self, groups: Sequence[Group], place: int) -> None:
-        """Have the settings of a place in the groups."""
-        if self.holds:
-            self._put(groups, self._places[place])
-        elif not self._now:
+        """Have the settings of a place in the groups, if the first branch was there."""
+        if not self._is_known:
             self._look(groups)
+        if self.holds and place < len(self._places):
+            self._put(groups, self._places[place])
 
     def _put(self, groups: Sequence[Group], settings: _Settings) -> None:
         for group, keys, values in zip(groups, self._changing, settings, strict=False):
@@ -86,7 +97,7 @@ class Replay:
                 if key in values:
                     _assign(group, key, values[key])
         self._watch.look_at(groups, self._changing)
-        self._now = settings
+        self._now = self._watch.settings()
 
     def check(self, groups: Sequence[Group], branch: int) -> None:
         """Raise ValueError where settings have changed in the turn of a branch that is not the first.
@@ -124,16 +135,13 @@ class Replay:
     def load(self, groups: Sequence[Group]) -> None:
         """Take what a state dict said of it out of the groups."""
         found = [self._taken_from(group) for group in groups]
-        self._watch.look(groups)
-        now, self._now = (
-            self._watch.settings(),
-            [],
-        )  # what is written before the loop goes on is as if it had been saved
+        self._forget()
         self._watch.forget()
         names = {name for of in found for name in of}
-        rows = {name: [{**one, **of.get(name, {})} for one, of in zip(now, found, strict=True)] for name in names}
+        rows = {name: [of.get(name, {}) for of in found] for name in names}
         self._next = rows.pop(_NEXT, None)
-        self._places = [rows.get(str(place), now) for place in range(1 + max(map(int, rows), default=-1))]
+        places = range(1 + max((int(name) for name in rows if name.isdecimal()), default=-1))
+        self._places = [rows.get(str(place), [{} for _ in found]) for place in places]
         self._changing = [{key for settings in of.values() for key in settings} for of in found]
         self.holds = any(self._changing)
 

@@ -120,11 +120,14 @@ class Run:
 
     def note(self) -> None:
         """Write the counters into the groups, where they have changed since."""
-        now = (*self.place.counters(), self.done, self.made, self.batches)
+        now = self._counted()
         if now != self.noted:
             for group in self.branches.optimizer.param_groups:
                 group.update(zip(self._counters, now, strict=True))
             self.noted = now
+
+    def _counted(self) -> tuple[int, ...]:
+        return (*self.place.counters(), self.done, self.made, self.batches)
 
     def resume(self) -> None:
         """Go on from the counters in the groups, outside of any loop."""
@@ -133,7 +136,7 @@ class Run:
         self.place = Place(*place)
         self.walk, self.left, self.created, self.evaluating, self.stale, self.at = None, False, False, False, None, None
         self.showing = None
-        self.resumed, self.fresh, self.noted = self.place.taken > 0, True, ()
+        self.resumed, self.fresh, self.noted = self.place.taken > 0, True, self._counted()
         self._watched = self._several
         self.replay.load(self.branches.optimizer.param_groups)
 

@@ -65,13 +65,13 @@ class Batches(ABC):
         branches: copies of a minibatch, all of which a method consumes.
         per_epoch: minibatches in a pass over the training data.
         units: of the budget in one copy; the mean (rounded) where copies differ in size.
-        read_once: whether what is read is kept for the other copies of its minibatch, so that these are to be asked for next.
+        read_ahead: whether copies are read ahead in the order of minibatches, so that all of one are to be asked for before the next.
     """
 
     branches: int
     per_epoch: int
     units: int
-    read_once: bool = False
+    read_ahead: bool = False
 
     @abstractmethod
     def copy(self, position: int, branch: int) -> Batch:

@@ -58,7 +58,7 @@ class ImageBatches(Batches):
         self._augment = branch_augmentations(config, branches)
         self._orders = Orders(images, self.units, seed, data.train_labels.device)
         self._ahead: dict[int | None, ReadAhead] = {}
-        self.read_once = config.copies == "shared" and isinstance(data.train_images, StreamedImages)
+        self.read_ahead = isinstance(data.train_images, StreamedImages)
 
     def copy(self, position: int, branch: int) -> Batch:
         stream = branch if self.config.copies == "independent" else None
