@@ -238,3 +238,32 @@ def test_many_small_moves_of_a_low_precision_weight_are_not_lost(dtype, branches
         param.grad = torch.full_like(param, -ulp)
         optimizer.step()
     assert param.item() >= start + 4 * ulp
+
+
+class Remembering(optim.SGD):
+    """Keeps the sum of what it has seen; a user has it begin, while gradients are enabled, with a part of a graph."""
+
+    def begin(self, param):
+        self.state[param]["sum"] = param.clone()
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        super().step(closure)
+        for group in self.param_groups:
+            for param in group["params"]:
+                self.state[param]["sum"].add_(param)
+
+
+def test_state_that_is_part_of_a_graph_is_each_branchs_own():
+    alone, branched = (nn.Parameter(torch.ones(2)) for _ in range(2))
+    plain, inner = Remembering([alone], lr=0.1, momentum=0.9), Remembering([branched], lr=0.1, momentum=0.9)
+    plain.begin(alone), inner.begin(branched)
+    optimizer = Lookaround(inner, branches=3, k=100)
+    for _ in range(4):
+        alone.grad = torch.ones(2)
+        plain.step()
+        for _ in optimizer.around():
+            branched.grad = torch.ones(2)
+            optimizer.step()
+            assert torch.equal(branched, alone)
+            assert torch.equal(inner.state[branched]["sum"], plain.state[alone]["sum"])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import re
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -141,3 +144,88 @@ def test_numbers_drawn_by_the_copies_are_noticed_too(start, monkeypatch):
     sizes = blocks_of(training)
     training.train(never)
     assert sizes == 12 * [1]
+
+
+class Counting(nn.Module):
+    """Scales by how often it was called in training, which it does not save."""
+
+    def __init__(self, persistent: bool) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()), persistent=persistent)
+
+    def forward(self, x):
+        if self.training:
+            self.calls.add_(1)
+        return x / (1 + 0.01 * self.calls)
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+@pytest.mark.parametrize("method", ["lookaround:k=3", "uniform-soup", "lookaround:k=3,norm_stats=copy"])
+def test_a_buffer_that_branches_share_and_the_network_writes_keeps_the_order(start, monkeypatch, method, persistent):
+    def counting(self):
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), Counting(persistent))
+
+    monkeypatch.setattr("lookaround.tasks.vision.networks.Architecture.build", counting)
+    together = start(method, folder="together", epochs=3, evaluations=1)
+    sizes = blocks_of(together)
+    together.train(never)
+    shared = not persistent or "copy" in method
+    assert (set(sizes) == {1}) == shared
+    monkeypatch.setattr(module, "_AT_ONCE", 1)
+    alone = start(method, folder="alone", epochs=3, evaluations=1)
+    alone.train(never)
+    assert same(together.model, alone.model)
+
+
+def test_a_network_that_begins_to_draw_numbers_late_is_warned_of(start, monkeypatch):
+    training = start("lookaround:k=3", epochs=3, evaluations=1)
+    loss, calls = training.method.setup.loss, []
+
+    def late(model, batch):
+        calls.append(0)
+        return loss(model, batch) + (0 * torch.rand(()) if len(calls) > 12 else 0)
+
+    monkeypatch.setattr(training.method, "setup", replace(training.method.setup, loss=late))
+    sizes = blocks_of(training)
+    with pytest.warns(RuntimeWarning, match="depends on --checkpoint-every"):
+        training.train(never)
+    assert sizes == [1, 2, 3, *6 * [1]]
+
+
+def test_copies_that_are_read_ahead_come_in_the_order_of_minibatches(start):
+    training = start("lookaround:k=3", epochs=3, evaluations=1)
+    training.batches.read_ahead = True
+    sizes = blocks_of(training)
+    training.train(never)
+    assert sizes == 12 * [1]
+
+
+@pytest.mark.parametrize("at", [3, 4, 5, 9])
+@pytest.mark.parametrize("method", ["lookaround:k=5", "lookaround+tail:k=3,every=2", "logit-ensemble"])
+def test_what_diverges_is_named_as_if_trained_alone(start, monkeypatch, method, at):
+    said = []
+    for most in (5, 1):
+        monkeypatch.setattr(module, "_AT_ONCE", most)
+        training = start(method, folder=f"most-{most}", epochs=3, evaluations=1)
+        loss, copy = training.method.setup.loss, training.batches.copy
+        place = []
+
+        def noted(position, branch, copy=copy, place=place):
+            place[:] = [position]
+            return copy(position, branch)
+
+        def diverging(model, batch, loss=loss, place=place):
+            return loss(model, batch) * (math.nan if place[0] >= at else 1)
+
+        monkeypatch.setattr(training.batches, "copy", noted)
+        monkeypatch.setattr(training.method, "setup", replace(training.method.setup, loss=diverging))
+        inner = getattr(training.method, "inner", training.method)
+        monkeypatch.setattr(inner, "setup", replace(inner.setup, loss=diverging))
+        with pytest.raises(module.DivergedError) as caught:
+            training.train(never)
+        said.append((str(caught.value), training.step))
+    assert said[0] == said[1]
+    message, step = said[0]
+    assert step == at
+    # The average that ends a round with this minibatch comes before a look at its loss.
+    assert re.search(rf" diverged: (the training loss|every branch) is not finite in epoch {at // 4 + 1};", message)

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -228,19 +229,16 @@ class Following(Method):
         return self.inner.shared_buffers()
 
     def train_together(self, minibatches: Sequence[Minibatch], factors: Sequence[float]) -> Iterator[Tensor]:
-        return last_after(
-            self.inner.train_together(minibatches, factors), lambda: self.follow(minibatches[-1].position)
-        )
+        rows = self.inner.train_together(minibatches, factors)
+        return last_after(rows, len(minibatches), lambda: self.follow(minibatches[-1].position))
 
     def scale_learning_rate(self, factor: float) -> None:
         self.inner.scale_learning_rate(factor)
 
 
-def last_after(rows: Iterator[Tensor], act: Callable[[], None]) -> Iterator[Tensor]:
-    """The rows as they come, the last one after an action."""
+def last_after(rows: Iterator[Tensor], count: int, act: Callable[[], None]) -> Iterator[Tensor]:
+    """So many rows as they come, the last one after an action."""
+    yield from islice(rows, count - 1)
     last = next(rows)
-    for row in rows:
-        yield last
-        last = row
     act()
     yield last

@@ -62,7 +62,8 @@ class AveragedMembers(MemberEnsemble):
         return min(super().at_once(position), self._until_sampled(position))
 
     def train_together(self, minibatches: Sequence[Minibatch], factors: Sequence[float]) -> Iterator[Tensor]:
-        return last_after(super().train_together(minibatches, factors), lambda: self._sample(minibatches[-1].position))
+        rows = super().train_together(minibatches, factors)
+        return last_after(rows, len(minibatches), lambda: self._sample(minibatches[-1].position))
 
     def _until_sampled(self, position: int) -> int:
         """The number of minibatches, from this one on, up to the next sample."""

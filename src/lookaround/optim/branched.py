@@ -233,7 +233,7 @@ class Branched(Scheduled):
 
     def _saved(self) -> Group:
         run = self._run
-        if run.at is not None and run.place.branch == run.branches.local.start:
+        if run.at is not None and run.place.branch == run.branches.local.start != run.branches.local[-1]:
             run.replay.record(self.param_groups, run.done)  # a scheduler may have been stepped since this turn began
         return super()._saved()
 
