@@ -97,7 +97,7 @@ def _turn_over(rounds: Rounds, block: list[Batch], branch: int) -> Iterator[tupl
         if not rounds.place.taken:
             _note_gradient(rounds, before)
         if not first and (ends or replay.holds):
-            replay.check(rounds.branches.optimizer.param_groups, branch)
+            replay.check(rounds.branches.optimizer.param_groups, branch, ends=ends)
         rounds.done = at + 1
     rounds.at, rounds.done = None, 0
     if first and not last:

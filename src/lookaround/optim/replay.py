@@ -40,6 +40,8 @@ class Replay:
         self._places: list[_Settings] = []
         self._next: _Settings | None = None
         self._changing: list[set[str]] = []
+        # What has been put into the groups since the watch has looked.
+        self._put_last: _Settings | None = None
         self._is_known = self.holds = False
 
     def record(self, groups: Sequence[Group], place: int) -> None:
@@ -96,28 +98,41 @@ class Replay:
             for key in keys:
                 if key in values:
                     _assign(group, key, values[key])
-        self._watch.look_at(groups, self._changing)
-        self._now = self._watch.settings()
+        self._put_last = settings
 
-    def check(self, groups: Sequence[Group], branch: int) -> None:
+    def check(self, groups: Sequence[Group], branch: int, *, ends: bool) -> None:
         """Raise ValueError where settings have changed in the turn of a branch that is not the first.
 
-        To be called after its last minibatch; after each where settings are put back: that would cover a change.
+        To be called after each of its minibatches: what is put back would cover a change. Quick but where the turn ``ends``.
         """
+        if self._put_last is not None:
+            for group, keys, values in zip(groups, self._changing, self._put_last, strict=False):
+                for key in keys:
+                    if key in values and not _same(values[key], group.get(key, values[key])):
+                        raise _out_of_turn(key, branch)
+        if ends:
+            self._settle(groups)
+            self._check_all(groups, branch)
+
+    def _settle(self, groups: Sequence[Group]) -> None:
+        """Have seen what was put."""
+        if self._put_last is not None:
+            self._watch.look_at(groups, self._changing)
+            self._now, self._put_last = self._watch.settings(), None
+
+    def _check_all(self, groups: Sequence[Group], branch: int) -> None:
         if self._watch.same(groups):
             return
         for group, settings in zip(groups, self._now, strict=False):
             for key, value in settings.items():
                 if key in group and self._common(group, key) and not _same(value, group[key]):
-                    raise ValueError(
-                        f"{key!r} was changed in the turn of branch {branch}, when others have trained on these minibatches: in "
-                        "around(batches), step schedulers in the turn of the first branch, after its step"
-                    )
+                    raise _out_of_turn(key, branch)
 
     def end(self, groups: Sequence[Group]) -> None:
         """The last branch's turn is over: have what the next round begins with in the groups, and begin anew."""
         if self.holds and self._next is not None:
             self._put(groups, self._next)
+            self._settle(groups)
         self._forget()
 
     # -- checkpoints ----------------------------------------------------------------------------------------------------------
@@ -152,6 +167,13 @@ class Replay:
             place, _, key = name.removeprefix(self._head).partition(".")
             found.setdefault(place, {})[key] = group.pop(name)
         return found
+
+
+def _out_of_turn(key: str, branch: int) -> ValueError:
+    return ValueError(
+        f"{key!r} was changed in the turn of branch {branch}, when others have trained on these minibatches: in "
+        "around(batches), step schedulers in the turn of the first branch, after its step"
+    )
 
 
 def _same(old: Any, new: Any) -> bool:
