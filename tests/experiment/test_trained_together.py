@@ -177,6 +177,49 @@ def test_a_buffer_that_branches_share_and_the_network_writes_keeps_the_order(sta
     assert same(together.model, alone.model)
 
 
+class Unversioned(nn.Module):
+    """Batch statistics that say nothing of being written: no version of theirs is moved on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(10))
+        self.register_buffer("var", torch.ones(10))
+
+    def forward(self, x):
+        return nn.functional.batch_norm(x, self.mean, self.var, training=self.training)
+
+
+def test_a_write_that_moves_no_version_keeps_the_order_too(start, monkeypatch):
+    def unversioned(self):
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), Unversioned())
+
+    monkeypatch.setattr("lookaround.tasks.vision.networks.Architecture.build", unversioned)
+    training = start("lookaround:k=3,norm_stats=copy", epochs=3, evaluations=1)
+    sizes = blocks_of(training)
+    training.train(never)
+    assert sizes == 12 * [1]
+
+
+class Masked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.ones(10), persistent=False)
+
+    def forward(self, x):
+        return x * self.mask
+
+
+def test_a_buffer_that_is_put_back_as_it_was_is_none_that_is_written(start, monkeypatch):
+    def masked(self):
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10), Masked())
+
+    monkeypatch.setattr("lookaround.tasks.vision.networks.Architecture.build", masked)
+    training = start("lookaround+tail:k=6,every=3,norm_stats=reestimate", epochs=3, evaluations=1)
+    sizes = blocks_of(training)
+    training.train(never)
+    assert sizes == [1, 2, 3, 3, 3]
+
+
 def test_a_network_that_begins_to_draw_numbers_late_is_warned_of(start, monkeypatch):
     training = start("lookaround:k=3", epochs=3, evaluations=1)
     loss, calls = training.method.setup.loss, []

@@ -293,3 +293,73 @@ def test_places_that_are_none_in_a_checkpoint_are_passed_over():
         if branch == 0:
             halved(optimizer)
     assert rates == [0.5, 0.25, 1.0, 0.5, 0.25]
+
+
+@pytest.mark.parametrize("rate", [1.0, torch.tensor(1.0)])
+@pytest.mark.parametrize("scheduled", [False, True])
+@pytest.mark.parametrize("at", [0, 2])
+def test_another_setting_written_out_of_turn_is_refused_whatever_the_rate_is(rate, scheduled, at):
+    weight = nn.Parameter(torch.zeros(1))
+    optimizer = Lookaround(SGD([weight], lr=rate), 2, k=3)
+
+    def train():
+        for place, branch in optimizer.around(range(3)):
+            stepped(optimizer, weight)
+            if scheduled and branch == 0:
+                halved(optimizer)
+            if (place, branch) == (at, 1):
+                optimizer.param_groups[0]["weight_decay"] = 0.5
+
+    with pytest.raises(ValueError, match="'weight_decay' was changed in the turn of branch 1"):
+        train()
+
+
+@pytest.mark.parametrize("write", [lambda rate: rate.mul_(0.5), lambda rate: rate.mul_(2).mul_(0.5)])
+def test_a_rate_in_a_tensor_written_out_of_turn_is_refused_if_it_is_another(write):
+    weight = nn.Parameter(torch.zeros(1))
+    optimizer = Lookaround(SGD([weight], lr=torch.tensor(1.0)), 2, k=3)
+    changed = write(torch.tensor(1.0)) != 1
+
+    def train():
+        for place, branch in optimizer.around(range(3)):
+            stepped(optimizer, weight)
+            if branch == 0:
+                optimizer.param_groups[0]["lr"].mul_(0.5)
+            elif place == 1:
+                write(optimizer.param_groups[0]["lr"])
+
+    if changed:
+        with pytest.raises(ValueError, match="'lr' was changed in the turn of branch 1"):
+            train()
+    else:
+        train()
+
+
+def test_a_setting_that_is_taken_out_in_another_branchs_turn_is_put_back():
+    weight, optimizer = one_weight(k=2)
+    optimizer.param_groups[0]["note"] = 0
+    for place, branch in optimizer.around(range(4)):
+        stepped(optimizer, weight)
+        if branch == 0:
+            optimizer.param_groups[0]["note"] = place + 1
+        elif place == 1:
+            del optimizer.param_groups[0]["note"]
+    assert optimizer.param_groups[0]["note"] == 4
+
+
+def test_a_checkpoint_that_is_refused_leaves_the_settings_of_places_as_they_were():
+    weight = nn.Parameter(torch.zeros(1))
+    optimizer = Lookaround(SGD([weight], lr=1.0), 2, k=3, overlap=1)
+    rates = []
+    for place, branch in optimizer.around(range(9)):
+        rates.append((place, branch, rate_of(optimizer)))
+        stepped(optimizer, weight)
+        if branch == 0:
+            halved(optimizer)
+        if (place, branch) == (4, 1):
+            wrong = copy.deepcopy(optimizer.state_dict())
+            wrong["state"][0] = {k: v for k, v in wrong["state"][0].items() if "branch.1.weights" not in k}
+            with pytest.raises(ValueError, match="lacks"):
+                optimizer.load_state_dict(wrong)
+    at_place = {place: rate for place, branch, rate in rates if branch == 0}
+    assert all(rate == at_place[place] for place, _, rate in rates)

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor
 
 from lookaround.experiment.checkpoints import drawn_since, random_state
@@ -14,11 +15,11 @@ from lookaround.methods import Method
 
 
 class Order:
-    """Finds out while a run goes on: random numbers that a network draws, and buffers that branches share and it writes, come in it.
+    """Finds out while a run goes on: a network draws random numbers, or writes buffers that branches share, as steps come.
 
     Args:
         method: trains.
-        team: finds out together, as a process alone may come to something.
+        team: has to go on alike, whichever process it shows on.
 
     Attributes:
         matters: None before the first minibatch, which has to be trained on alone.
@@ -26,6 +27,7 @@ class Order:
 
     def __init__(self, method: Method, team: Team) -> None:
         self._method, self._team = method, team
+        self._first: list[Tensor] | None = None
         self.matters: bool | None = None
 
     @contextmanager
@@ -34,23 +36,29 @@ class Order:
         if self.matters or (self.matters is False and minibatches == 1):
             yield
             return
-        random, buffers = random_state(), self._buffers()
+        random, versions = random_state(), self._versions()
+        if self._first is None:
+            self._first = [buffer.clone() for buffer in self._method.shared_buffers()]
         yield
-        shows = drawn_since(random) or self._written_since(buffers)
-        matters = bool(self._team.agreed(int(shows)))
+        # Not everything that writes says so: at first values are compared.
+        written = (self.matters is None or self._versions() != versions) and self._has_written()
+        matters = bool(self._team.agreed(int(written or drawn_since(random))))
         if matters and self.matters is False:
-            warnings.warn(
-                "the network has begun to draw random numbers, or to write a buffer that branches share, in the middle of the run: the "
-                "order in which that came depends on --checkpoint-every; from now on minibatches are trained on one after the other",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            self._warn()
         self.matters = matters
 
-    def _buffers(self) -> list[tuple[Tensor, int]]:
-        return [(buffer, buffer._version) for buffer in self._method.shared_buffers()]
+    def _versions(self) -> list[tuple[int, int]]:
+        return [(id(buffer), buffer._version) for buffer in self._method.shared_buffers()]
 
-    def _written_since(self, before: list[tuple[Tensor, int]]) -> bool:
-        now = self._buffers()
-        same = [buffer is of and version == at for (buffer, version), (of, at) in zip(now, before, strict=False)]
-        return len(now) != len(before) or not all(same)
+    def _has_written(self) -> bool:
+        """Whether shared buffers are others than they were at first; one may have been put back to what it was."""
+        now, first = self._method.shared_buffers(), self._first or []
+        return len(now) != len(first) or not all(map(torch.equal, now, first))
+
+    def _warn(self) -> None:
+        warnings.warn(
+            "the network has begun to draw random numbers, or to write a buffer that branches share, in the middle of the run: the "
+            "order in which that came depends on --checkpoint-every; from now on minibatches are trained on one after the other",
+            RuntimeWarning,
+            stacklevel=4,
+        )

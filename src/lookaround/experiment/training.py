@@ -96,7 +96,7 @@ class Training:
         """Trains to the end, and leaves result, network and checkpoint in the folder.
 
         Args:
-            stop: is asked after every minibatch, and where branches take those of a round at once after some of them: five at most.
+            stop: is asked after every minibatch; where branches take several at once, after those (five at most).
 
         Raises:
             InterruptedRunError: when ``stop`` says so; a checkpoint has been saved.

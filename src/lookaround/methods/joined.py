@@ -66,9 +66,8 @@ class AveragedMembers(MemberEnsemble):
         return last_after(rows, len(minibatches), lambda: self._sample(minibatches[-1].position))
 
     def _until_sampled(self, position: int) -> int:
-        """The number of minibatches, from this one on, up to the next sample."""
-        late = position - self.start
-        return self.cycle - (late % self.cycle if late > 0 else late)
+        """The number of minibatches, from this one on, up to the next one after which a sample may be due."""
+        return self.cycle - (position - self.start) % self.cycle
 
     def _sample(self, position: int) -> None:
         within = position - self.start + 1

@@ -60,9 +60,8 @@ class Members(Branches):
         )
         super().__init__(setup, branches)
 
-    @property
-    def keep_buffers(self) -> bool:
-        return True
+    def model_of_branches(self) -> nn.Module:
+        return self.setup.model
 
     def weights(self) -> list[Weights]:
         """A copy of each member's weights and buffers; the members go on from where they are."""

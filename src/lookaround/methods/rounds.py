@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from lookaround.methods.base import Setup
 from lookaround.methods.settings import Averaging, Help
-from lookaround.methods.trajectory import AveragedTrajectory, Branches
+from lookaround.methods.trajectory import AveragedTrajectory, Branches, model_of_branches
 from lookaround.optim import Lookahead, Lookaround
 from lookaround.tasks.base import Minibatch
 
@@ -126,8 +126,7 @@ def lookaround(setup: Setup, settings: LookaroundSettings, inner: Optimizer) -> 
         k=setup.epoch if settings.k == "epoch" else settings.k,
         alpha=settings.alpha,
         inner_state=settings.inner_state,
-        # Without the model all branches write the same running statistics, as they come.
-        model=None if setup.norm_stats == "copy" else setup.model,
+        model=model_of_branches(setup),
         start=round(settings.start * setup.total),
         mesh=setup.mesh,
         overlap=settings.overlap,
@@ -163,7 +162,7 @@ def diloco(setup: Setup, settings: DilocoSettings, inner: Optimizer) -> Branches
         k=setup.epoch if settings.k == "epoch" else settings.k,
         outer=_outer(settings),
         inner_state=settings.inner_state,
-        model=None if setup.norm_stats == "copy" else setup.model,
+        model=model_of_branches(setup),
         start=round(settings.start * setup.total),
         mesh=setup.mesh,
         overlap=settings.overlap,

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from lookaround.buffers import Buffers
@@ -102,20 +102,23 @@ class AveragedTrajectory(Trajectory):
         reestimate(self.setup)
 
 
+def model_of_branches(setup: Setup) -> nn.Module | None:
+    """What `Lookaround` is told of the model under ``norm_stats``."""
+    return None if setup.norm_stats == "copy" else setup.model
+
+
 class Branches(AveragedTrajectory):
     """d trajectories, each on its own copy of every minibatch, averaged every k minibatches."""
 
     optimizer: Lookaround
 
-    @property
-    def keep_buffers(self) -> bool:
-        """Whether each branch has buffers of its own, but for those that are not persistent."""
-        return self.setup.norm_stats != "copy"
-
     def shared_buffers(self) -> Sequence[Tensor]:
-        model = self.setup.model
-        own = {id(buffer) for buffer in Buffers(model).now().values()} if self.keep_buffers else set()
-        return [buffer for buffer in model.buffers() if id(buffer) not in own]
+        own = {id(buffer) for buffer in Buffers(self.model_of_branches()).now().values()}
+        return [buffer for buffer in self.setup.model.buffers() if id(buffer) not in own]
+
+    def model_of_branches(self) -> nn.Module | None:
+        """The model, the persistent buffers of which each branch has of its own; None where all write the same ones, as they come."""
+        return model_of_branches(self.setup)
 
     def at_once(self, position: int) -> int:
         optimizer = self.optimizer

@@ -122,9 +122,10 @@ class Branched(Scheduled):
 
         That takes the k minibatches of a round at once and gives them all to one branch before the next one comes. The minibatches of
         a round are independent between branches, so the weights are the same bit for bit, and branches change places d times a
-        round instead of d·k times. k minibatches are held in memory. Step a learning rate scheduler in the first branch's turn
-        (``if branch == 0: scheduler.step()``, after the optimizer's step): the settings of each minibatch's place are put back for the
-        other branches. To resume from a checkpoint saved inside the loop give it the minibatches from the one after `batches_done` on.
+        round instead of d·k times. k minibatches are held in memory. Step a learning rate scheduler in the first branch's turn, after
+        its step (``if branch == 0: scheduler.step()``; with a mesh ``if branch == optimizer.local_branches.start:``): the settings of
+        each minibatch's place are put back for the other branches. To resume from a checkpoint saved inside the loop give it the
+        minibatches from the one after `batches_done` on.
 
         Args:
             batches: minibatches, of whatever kind.
@@ -232,8 +233,8 @@ class Branched(Scheduled):
         return change if callable(change) else None
 
     def _saved(self) -> Group:
-        run = self._run
-        if run.at is not None and run.place.branch == run.branches.local.start != run.branches.local[-1]:
+        run, local = self._run, self._run.branches.local
+        if run.at is not None and len(local) > 1 and run.place.branch == local.start:
             run.replay.record(self.param_groups, run.done)  # a scheduler may have been stepped since this turn began
         return super()._saved()
 

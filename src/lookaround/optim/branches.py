@@ -149,9 +149,8 @@ class Branches:
             (kept.rename if same_weights else kept.exchange)(theirs, ours)
         held = self.idle.pop(branch, None)
         if held is not None:
-            groups = (
-                self.optimizer.param_groups
-            )  # those inside write their counters into them, before they are put aside
+            # Those inside write their counters into the groups now, before they are put aside.
+            groups = self.optimizer.param_groups
             inner.exchange(self._optimizers, held, self._seen)
             self.idle[current] = held
             if self.own_values.any:

@@ -122,7 +122,8 @@ def copied(optimizers: Sequence[Optimizer], params: Iterable[Tensor], model: nn.
 def _copied(optimizer: Optimizer, mine: Attributes, memo: dict[int, Any]) -> Attributes:
     copies = {}
     # `deepcopy` refuses what is still part of a graph, as state does that was made outside of `no_grad`.
-    memo |= {id(tensor): tensor.detach().clone() for tensor in _of_graphs(mine.get("state"))}
+    for tensor in _of_graphs(mine.get("state")):
+        memo.setdefault(id(tensor), tensor.detach().clone())
     for key, value in mine.items():
         try:
             copies[key] = deepcopy(value, memo)
@@ -140,8 +141,8 @@ def _of_graphs(value: Any) -> Iterator[Tensor]:
     """The tensors in a state that are no leaves."""
     if isinstance(value, Tensor) and not value.is_leaf:
         yield value
-    elif isinstance(value, Mapping):
-        for inside in value.values():
+    elif isinstance(value, Mapping | list | tuple):
+        for inside in value.values() if isinstance(value, Mapping) else value:
             yield from _of_graphs(inside)
 
 

@@ -26,7 +26,7 @@ class Replay:
         common: whether a group's key is one that users and schedulers write, for all branches.
 
     Attributes:
-        holds: whether settings have changed during the first branch's turn, so that there is something to put back.
+        holds: whether there is something to put back: settings have changed in the first branch's turn, and it is over.
     """
 
     def __init__(self, prefix: str, common: Callable[[Group, str], bool]) -> None:
@@ -37,11 +37,13 @@ class Replay:
         self._forget()
 
     def _forget(self) -> None:
+        # Of each place from the first on; none as long as nothing has changed.
         self._places: list[_Settings] = []
         self._next: _Settings | None = None
+        # The keys of each group that have not been the same at all places.
         self._changing: list[set[str]] = []
-        # What has been put into the groups since the watch has looked.
-        self._put_last: _Settings | None = None
+        # What has been put into the groups since the watch has looked: where, what stands there now, its version, what it has to be.
+        self._written: list[tuple[Group, str, Any, int, Any]] = []
         self._is_known = self.holds = False
 
     def record(self, groups: Sequence[Group], place: int) -> None:
@@ -74,7 +76,7 @@ class Replay:
             keys.update([key for key in changed if not _same(old[key], new[key])])
 
     def _fill(self) -> None:
-        """Have what is there now, and was not, at all places before."""
+        """Give all places before what they lack of what there is now: groups and keys that have come since."""
         for settings in self._places[:-1]:
             settings += [{} for _ in self._now[len(settings) :]]
             for old, new in zip(settings, self._now, strict=False):
@@ -94,31 +96,30 @@ class Replay:
             self._put(groups, self._places[place])
 
     def _put(self, groups: Sequence[Group], settings: _Settings) -> None:
+        self._written = []
         for group, keys, values in zip(groups, self._changing, settings, strict=False):
-            for key in keys:
-                if key in values:
-                    _assign(group, key, values[key])
-        self._put_last = settings
+            for key in keys & values.keys():
+                now = _assigned(group, key, values[key])
+                self._written.append((group, key, now, _version(now), values[key]))
 
     def check(self, groups: Sequence[Group], branch: int, *, ends: bool) -> None:
         """Raise ValueError where settings have changed in the turn of a branch that is not the first.
 
         To be called after each of its minibatches: what is put back would cover a change. Quick but where the turn ``ends``.
         """
-        if self._put_last is not None:
-            for group, keys, values in zip(groups, self._changing, self._put_last, strict=False):
-                for key in keys:
-                    if key in values and not _same(values[key], group.get(key, values[key])):
-                        raise _out_of_turn(key, branch)
+        for group, key, before, version, value in self._written:
+            now = group.get(key, before)
+            if (now is not before or _version(now) != version) and not _same(value, now):
+                raise _out_of_turn(key, branch)
         if ends:
             self._settle(groups)
             self._check_all(groups, branch)
 
     def _settle(self, groups: Sequence[Group]) -> None:
         """Have seen what was put."""
-        if self._put_last is not None:
+        if self._written:
             self._watch.look_at(groups, self._changing)
-            self._now, self._put_last = self._watch.settings(), None
+            self._now, self._written = self._watch.settings(), []
 
     def _check_all(self, groups: Sequence[Group], branch: int) -> None:
         if self._watch.same(groups):
@@ -182,10 +183,15 @@ def _same(old: Any, new: Any) -> bool:
     return old is new or (type(old) is type(new) and bool(old == new))
 
 
-def _assign(group: Group, key: str, value: Any) -> None:
-    """Write a setting as a scheduler does: a tensor in place."""
+def _version(value: Any) -> int:
+    return value._version if isinstance(value, Tensor) else 0
+
+
+def _assigned(group: Group, key: str, value: Any) -> Any:
+    """Write a setting as a scheduler does, a tensor in place; give what stands there then."""
     if isinstance(value, Tensor) and isinstance(group.get(key), Tensor):
         with torch.no_grad():
             group[key].copy_(value)
     else:
         group[key] = value
+    return group[key]

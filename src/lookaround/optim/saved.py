@@ -129,7 +129,7 @@ class Saved(Held):
 
     def _snapshot(self) -> list[tuple[Any, Group]]:
         run = self._run
-        objects = [*chain(self), run, run.branches, run.common]
+        objects = [*chain(self), run, run.branches, run.common, run.replay]
         return [(each, dict(vars(each))) for each in objects] + [(run.common.own, dict(run.common.own))]
 
     def _go_back(self, before: list[tuple[Any, Group]]) -> None:

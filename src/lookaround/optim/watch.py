@@ -55,13 +55,12 @@ class Watch:
         return _Seen(group, names, settings, versions)
 
     def look_at(self, groups: Sequence[Group], keys: Sequence[set[str]]) -> None:
-        """Remember what has been written under some keys of groups that were looked at: as `look`, and quicker."""
-        if len(groups) != len(self._seen) or any(seen.versions for seen in self._seen):
-            self.look(groups)
-            return
+        """Remember what stands under some keys of groups that were looked at. Quick; nothing else that has changed is taken note of."""
         for group, written, seen in zip(groups, keys, self._seen, strict=False):
-            for key in written & seen.settings.keys():
-                seen.settings[key] = group[key]
+            new = {key: group[key] for key in written & seen.settings.keys() if key in group}
+            seen.settings.update(new)
+            others = [version for version in seen.versions if version[0] not in new]
+            seen.versions[:] = others + [(k, v, v._version) for k, v in new.items() if isinstance(v, Tensor)]
 
     def settings(self) -> list[Group]:
         """What was seen of each group; of tensors copies, of what they are by now."""
